@@ -1,0 +1,177 @@
+"""What a plugin offers: frozen config classes, each named by its kind, that build the part."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PositiveInt,
+    ValidationInfo,
+    model_validator,
+)
+
+from sae_platform.errors import PlatformError, choices
+
+if TYPE_CHECKING:
+    from sae_platform.activations import ActivationSource
+    from sae_platform.loggers import Logger
+    from sae_platform.plugins import PluginHost
+    from sae_platform.sae import SAE
+
+Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+Normalization = Literal["none", "expected_average_only_in", "layer_norm", "constant_norm_rescale"]
+
+
+class ComponentConfig(BaseModel, ABC):
+    """Settings of one part. Naming a role's base class (`SAEConfig(architecture="topk", ...)`) gives the class that
+    the kind stands for among the installed plugins; so does validating a table of a run file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    role: ClassVar[str]
+    selector: ClassVar[str] = "kind"
+
+    def __new__(cls, *_: Any, **data: Any) -> Self:
+        return super().__new__(cls._chosen(data, None) if cls.is_role() else cls)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _dispatch(cls, value: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        if not cls.is_role() or isinstance(value, cls):
+            return handler(value)
+        if not isinstance(value, dict):
+            raise ValueError(f"needs a table that names its {cls.selector}")
+        try:
+            chosen = cls._chosen(value, (info.context or {}).get("plugins"))
+        except PlatformError as error:
+            raise ValueError(str(error)) from error
+        return chosen.model_validate(value, context=info.context)
+
+    @classmethod
+    def _chosen(cls, data: dict[str, Any], host: PluginHost | None) -> type[Self]:
+        from sae_platform.plugins import installed_plugins
+
+        host = host or installed_plugins()
+        kind = data.get(cls.selector)
+        if not isinstance(kind, str):
+            raise PlatformError(f"{cls.selector} is missing. Installed: {choices(host.kinds(cls))}.")
+        return host.find(cls, kind)
+
+    @classmethod
+    def is_role(cls) -> bool:
+        """Whether this is a role (an architecture, a source) and not one kind of it."""
+        return "role" in cls.__dict__
+
+    @classmethod
+    def fixed_kind(cls) -> str:
+        """The word that selects this class; TypeError when the class does not fix one."""
+        field = cls.model_fields.get(cls.selector)
+        if field is None or not isinstance(field.default, str):
+            raise TypeError(f'{cls.__name__} needs a field {cls.selector}: Literal["name"] = "name".')
+        return field.default
+
+
+class TokenPolicy(BaseModel):
+    """Which tokens a context is made of and whose activations count; the same in training, evaluation and use."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    context_size: PositiveInt | None = Field(None, description="tokens in a context; filled from the source's context_size")
+    prepend_bos: bool = Field(True, description="every context begins with the beginning-of-sequence token")
+    exclude_special_tokens: bool = Field(True, description="activations of special tokens (attention sinks) are left out")
+    separator: Literal["eos", "bos", "none"] = Field("eos", description="the token put between packed documents")
+
+
+class SAEMetadata(BaseModel):
+    """Where an SAE comes from: enough to put it back into its model. Unknown entries are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+    model_name: str | None = Field(None, description="name or path of the model, as transformers loads it")
+    model_revision: str | None = Field(None, description="commit of the model on the hub, where known")
+    hook_name: str | None = Field(None, description="where in the model the activations are")
+    dataset_path: str | None = Field(None, description="the text it was trained on")
+    context_size: int | None = None
+    token_policy: TokenPolicy | None = None
+    source: dict[str, Any] | None = Field(None, description="the whole [source] table of its run")
+    sae_platform_version: str | None = None
+
+
+class SAEConfig(ComponentConfig):
+    """Settings of one sparse autoencoder; its subclasses are the architectures.
+
+    `SAEConfig(architecture="topk", d_in=512, d_sae=4096, k=32).build()` gives an untrained `SAE`. What `metadata` holds
+    reads through: `cfg.hook_name` is `cfg.metadata.hook_name`.
+    """
+
+    role: ClassVar[str] = "architecture"
+    selector: ClassVar[str] = "architecture"
+
+    architecture: str
+    d_in: PositiveInt | None = Field(None, description="width of the activations; a run takes it from its source")
+    d_sae: PositiveInt = Field(description="number of features")
+    normalize_activations: Normalization = Field(
+        "none",
+        description="scaling of the input: one constant estimated on data and folded into the saved weights "
+        "(expected_average_only_in), or per token at run time (layer_norm, constant_norm_rescale)",
+    )
+    apply_b_dec_to_input: bool = Field(True, description="subtract the decoder bias from the input before encoding")
+    decoder_init_norm: float | None = Field(0.1, gt=0, description="norm of the decoder rows at the start")
+    dtype: Dtype = Field("float32", description="of the weights at the start; sae.cfg reports their own")
+    device: str = Field("cpu", description="of the weights at the start; sae.cfg reports their own")
+    metadata: SAEMetadata = SAEMetadata()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in SAEMetadata.model_fields:
+                return getattr(self.metadata, name)
+            return super().__getattr__(name)
+
+    @property
+    def width(self) -> int:
+        """d_in, once it is known. PlatformError before."""
+        if self.d_in is None:
+            raise PlatformError("d_in is not set: give the width of the activations, SAEConfig(..., d_in=512).")
+        return self.d_in
+
+    def build(self) -> SAE:
+        """An untrained SAE on `device`, in `dtype`."""
+        import torch
+
+        return self.module()(self).to(device=self.device, dtype=getattr(torch, self.dtype))
+
+    def module(self) -> type[SAE]:
+        """The class of the SAE; import it here, not at the top of the plugin, so that listing plugins stays light."""
+        raise NotImplementedError(f"{type(self).__name__} must say which SAE class it builds.")
+
+
+class ActivationSourceConfig(ComponentConfig):
+    """Settings of a stream of activations to train on."""
+
+    role: ClassVar[str] = "activation source"
+    kind: str
+
+    def build(self, seed: int = 0) -> ActivationSource:
+        """Open the source: models and data are found here, so what is missing is said here."""
+        raise NotImplementedError
+
+
+class LoggerConfig(ComponentConfig):
+    """Settings of a destination for a run's metrics. Secrets come from the environment, never from here."""
+
+    role: ClassVar[str] = "logger"
+    kind: str
+
+    def build(self) -> Logger:
+        """Open the logger."""
+        raise NotImplementedError
+
+
+class ExporterConfig(ComponentConfig):
+    """Settings of a place to publish a finished SAE."""
+
+    role: ClassVar[str] = "exporter"
+    kind: str
