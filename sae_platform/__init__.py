@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from sae_platform.hookspecs import hookimpl
     from sae_platform.loggers import Logger
     from sae_platform.runs import RunDirectory
-    from sae_platform.sae import SAE, LinearSAE, StepOutput, StepState
+    from sae_platform.linear import LinearSAE
+    from sae_platform.sae import SAE, StepOutput, StepState
     from sae_platform.sparse import SparseFeatures
     from sae_platform.training import train
 
@@ -34,7 +35,7 @@ _HOME = {
     "Batch": "activations",
     "ExporterConfig": "components",
     "LanguageModelSource": "activations",
-    "LinearSAE": "sae",
+    "LinearSAE": "linear",
     "Logger": "loggers",
     "LoggerConfig": "components",
     "PlatformError": "errors",

@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from sae_platform.components import SAEMetadata
+
+if TYPE_CHECKING:
+    from sae_platform.sae import SAE
 
 Split = Literal["train", "held_out"]
 
@@ -34,6 +37,10 @@ class ActivationSource(ABC):
     @abstractmethod
     def harvest(self, split: Split, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """One pass over a split: the batches from number `start` on, a function of seed, split and epoch alone."""
+
+    def score(self, sae: SAE) -> dict[str, float]:
+        """Metrics that only this source can give, such as agreement with known true features."""
+        return {}
 
 
 @dataclass(frozen=True)

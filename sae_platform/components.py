@@ -79,9 +79,13 @@ class TokenPolicy(BaseModel):
     """Which tokens a context is made of and whose activations count; the same in training, evaluation and use."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    context_size: PositiveInt | None = Field(None, description="tokens in a context; filled from the source's context_size")
+    context_size: PositiveInt | None = Field(
+        None, description="tokens in a context; filled from the source's context_size"
+    )
     prepend_bos: bool = Field(True, description="every context begins with the beginning-of-sequence token")
-    exclude_special_tokens: bool = Field(True, description="activations of special tokens (attention sinks) are left out")
+    exclude_special_tokens: bool = Field(
+        True, description="activations of special tokens (attention sinks) are left out"
+    )
     separator: Literal["eos", "bos", "none"] = Field("eos", description="the token put between packed documents")
 
 
@@ -122,6 +126,9 @@ class SAEConfig(ComponentConfig):
     dtype: Dtype = Field("float32", description="of the weights at the start; sae.cfg reports their own")
     device: str = Field("cpu", description="of the weights at the start; sae.cfg reports their own")
     metadata: SAEMetadata = SAEMetadata()
+
+    def __init__(self, **settings: Any) -> None:  # the settings depend on the architecture that is named
+        super().__init__(**settings)
 
     if not TYPE_CHECKING:
 

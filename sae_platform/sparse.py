@@ -58,7 +58,7 @@ class DenseFeatures(Features):
     values: Tensor
 
     def at(self, parameter: Tensor) -> Tensor:
-        return parameter
+        return parameter.expand_as(self.values)
 
     def row_sums(self) -> Tensor:
         return self.values.sum(-1)
@@ -231,7 +231,13 @@ class _Encode(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, x: Tensor, encoder: Tensor, b_enc: Tensor | None, b_dec: Tensor | None, support: Support
+        ctx: Any,
+        values: Tensor,
+        x: Tensor,
+        encoder: Tensor,
+        b_enc: Tensor | None,
+        b_dec: Tensor | None,
+        support: Support,
     ) -> Tensor:
         ctx.save_for_backward(x, encoder, b_dec)
         ctx.support = support

@@ -35,10 +35,16 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, model_max_length=CONTEXT, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -74,7 +80,9 @@ def held_out_loss(model: GPT2LMHeadModel, tokens: torch.Tensor, bos: int, limit:
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024) in float32; torch's own runs in bfloat16, which most CPUs do slowly."""
 
-    def __init__(self, params: list[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.05) -> None:
+    def __init__(
+        self, params: list[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.05
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -122,7 +130,9 @@ def main() -> None:
     bos = tokenizer.bos_token_id
     tokenizer.save_pretrained(options.out)
     train_tokens, test_tokens = stream(tokenizer, training), stream(tokenizer, held_out)
-    print(f"{len(documents)} files, {len(train_tokens):,} training and {len(test_tokens):,} held-out tokens", flush=True)
+    print(
+        f"{len(documents)} files, {len(train_tokens):,} training and {len(test_tokens):,} held-out tokens", flush=True
+    )
 
     config = GPT2Config(
         vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, bos_token_id=bos,

@@ -1,0 +1,47 @@
+"""One encoder product, two heads: the gate decides what fires, the magnitude how much."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sae_platform.linear import Forward, LinearSAE
+from sae_platform.sae import Coefficient, StepState
+from sae_platform.sparse import Features, SparseFeatures
+from sae_platform_gated import GatedConfig
+
+
+class GatedSAE(LinearSAE):
+    """gate = pre + b_gate, magnitude = relu(pre exp(r_mag) + b_mag), f = magnitude where the gate is positive."""
+
+    _cfg: GatedConfig
+
+    def __init__(self, cfg: GatedConfig) -> None:
+        super().__init__(cfg)
+        self.b_enc = None
+        self.b_gate = nn.Parameter(torch.zeros(cfg.d_sae))
+        self.b_mag = nn.Parameter(torch.zeros(cfg.d_sae))
+        self.r_mag = nn.Parameter(torch.zeros(cfg.d_sae))
+
+    def activate(self, pre: Features) -> Features:
+        magnitude = (pre.values * pre.at(self.r_mag.exp()) + pre.at(self.b_mag)).relu()
+        return pre.replace(torch.where(self._gate(pre) > 0, magnitude, 0.0))
+
+    def select(self, pre: Tensor) -> SparseFeatures:
+        return SparseFeatures.where(pre + self.b_gate > 0, pre)
+
+    def coefficients(self) -> dict[str, Coefficient]:
+        return {"l1": Coefficient(self._cfg.l1_coefficient, self._cfg.l1_warm_up_steps)}
+
+    def penalties(self, forward: Forward, state: StepState) -> dict[str, Tensor]:
+        opened = forward.pre.replace(self._gate(forward.pre).relu())
+        weighted = opened.replace(opened.values * opened.at(self.W_dec.norm(dim=-1)))
+        # The gate must reconstruct by itself too, through a decoder that this term may not change.
+        by_gate = opened.decode(self.W_dec.detach()) + self.b_dec.detach()
+        return {
+            "l1_loss": state.coefficients["l1"] * weighted.row_sums().mean(),
+            "auxiliary_reconstruction_loss": (by_gate - forward.target).pow(2).sum(-1).mean(),
+        }
+
+    def _gate(self, pre: Features) -> Tensor:
+        return pre.values + pre.at(self.b_gate)

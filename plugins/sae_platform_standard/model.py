@@ -1,0 +1,43 @@
+"""f = relu(pre), penalised by the L_p norm of the activations weighted by their decoder norms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sae_platform.linear import Forward, LinearSAE
+from sae_platform.sae import Coefficient, StepState
+from sae_platform.sparse import Features, SparseFeatures
+from sae_platform_standard import StandardConfig
+
+
+class StandardSAE(LinearSAE):
+    _cfg: StandardConfig
+
+    def activate(self, pre: Features) -> Features:
+        return pre.replace(pre.values.relu())
+
+    def select(self, pre: Tensor) -> SparseFeatures:
+        return SparseFeatures.where(pre > 0, pre)
+
+    def coefficients(self) -> dict[str, Coefficient]:
+        return {"l1": Coefficient(self._cfg.l1_coefficient, self._cfg.l1_warm_up_steps)}
+
+    def penalties(self, forward: Forward, state: StepState) -> dict[str, Tensor]:
+        features = forward.features
+        weighted = features.values * features.at(self.W_dec.norm(dim=-1))
+        p = self._cfg.lp_norm
+        norms = features.replace(weighted if p == 1 else weighted.clamp_min(1e-12).pow(p)).row_sums()
+        terms = {"l1_loss": state.coefficients["l1"] * (norms if p == 1 else norms.pow(1 / p)).mean()}
+        if self._cfg.use_ghost_grads and state.dead is not None and len(state.dead):
+            terms["ghost_grad_loss"] = self._ghost_gradients(forward, state.dead)
+        return terms
+
+    def _ghost_gradients(self, forward: Forward, dead: Tensor) -> Tensor:
+        """Dead features, as if exponentially active, learn to predict the residual at half its norm (Jermyn, Templeton
+        2024). The elementwise rescaling gives the term the value of the reconstruction error."""
+        residual = forward.target - forward.reconstruction
+        ghost = self.dead_preactivations(forward.x, dead).exp() @ self.W_dec[dead]
+        half = residual.norm(dim=-1, keepdim=True) / (1e-6 + 2 * ghost.norm(dim=-1, keepdim=True))
+        error = (ghost * half.detach() - residual.detach()).pow(2)
+        return (error * (residual.pow(2) / (error + 1e-6)).detach()).mean()

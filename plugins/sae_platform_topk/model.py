@@ -1,0 +1,79 @@
+"""The k pre-activations that contribute most to each reconstruction, and AuxK, which revives dead features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sae_platform.linear import Forward, LinearSAE
+from sae_platform.sae import SAE, Coefficient, StepState
+from sae_platform.sparse import Features, SparseFeatures
+from sae_platform_topk import TopKConfig
+
+
+class TopKSAE(LinearSAE):
+    """Features are measured as if decoder rows had unit norm: what is selected does not depend on how the weights share
+    a feature's scale between encoder and decoder."""
+
+    _cfg: TopKConfig
+    sparse_step = True
+
+    def activate(self, pre: Features) -> Features:
+        return pre.replace(pre.values.relu())
+
+    @torch.no_grad()
+    def select(self, pre: Tensor) -> SparseFeatures:
+        norms = self._decoder_norms()
+        top = pre.mul_(norms).topk(self._cfg.k, dim=-1, sorted=False)
+        return SparseFeatures.fixed(top.values / norms[top.indices], top.indices, self.d_sae)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encode_sparse(x).dense().view(*x.shape[:-1], self.d_sae)
+
+    def encode_sparse(self, x: Tensor) -> SparseFeatures:
+        features = super().encode_sparse(x)
+        return features.replace(features.values * features.at(self._decoder_norms()))
+
+    def decode(self, features: Tensor | SparseFeatures, x: Tensor | None = None) -> Tensor:
+        norms = self._decoder_norms()
+        if isinstance(features, SparseFeatures):
+            return super().decode(features.replace(features.values / features.at(norms)), x)
+        return super().decode(features / norms, x)
+
+    def coefficients(self) -> dict[str, Coefficient]:
+        return {"aux": Coefficient(self._cfg.aux_loss_coefficient)}
+
+    def penalties(self, forward: Forward, state: StepState) -> dict[str, Tensor]:
+        if not state.coefficients["aux"] or state.dead is None or not len(state.dead):
+            return {}
+        return {"auxiliary_loss": state.coefficients["aux"] * self._auxk(forward, state.dead)}
+
+    def _auxk(self, forward: Forward, dead: Tensor) -> Tensor:
+        """How badly the strongest dead features reconstruct the residual, relative to its variance, in units of the
+        target's variance (so that the coefficient means what it does in the paper)."""
+        residual = (forward.target - forward.reconstruction).detach()
+        decoder = self.W_dec[dead]
+        pre = self.dead_preactivations(forward.x, dead)
+        k = min(self.d_in // 2, len(dead))
+        chosen = (pre.detach() * decoder.detach().norm(dim=-1)).topk(k, dim=-1, sorted=False).indices
+        acts = SparseFeatures.fixed(pre.gather(-1, chosen).relu(), chosen, len(dead))
+        error = (acts.decode(decoder) - residual).pow(2).sum(-1).mean()
+        return error * (_variance(forward.target) / _variance(residual).clamp_min(1e-12))
+
+    @torch.no_grad()
+    def inference_form(self) -> SAE:
+        sae = super().inference_form()
+        assert isinstance(sae, TopKSAE) and sae.b_enc is not None
+        norms = sae._decoder_norms()
+        sae.W_enc_rows.mul_(norms[:, None])
+        sae.b_enc.mul_(norms)
+        sae.W_dec.div_(norms[:, None])
+        return sae
+
+    def _decoder_norms(self) -> Tensor:
+        return self.W_dec.norm(dim=-1).clamp_min(1e-8)
+
+
+def _variance(x: Tensor) -> Tensor:
+    """Total variance over the rows of [rows, d], a scalar."""
+    return x.var(0, correction=0).sum()

@@ -1,0 +1,158 @@
+"""The affine encoder and decoder that architectures share: they choose what fires and what is penalised."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sae_platform.activations import Batch
+from sae_platform.components import SAEConfig
+from sae_platform.errors import PlatformError
+from sae_platform.sae import SAE, StepOutput, StepState
+from sae_platform.sparse import DenseFeatures, Features, SparseFeatures, selected_preactivations
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What a training step computed, for the loss terms."""
+
+    x: Tensor  # [rows, d_in], normalised
+    pre: Features  # pre-activations, of all features or of the selected ones
+    features: Features
+    reconstruction: Tensor  # [rows, d_in]
+    target: Tensor  # [rows, d_in]
+
+
+class LinearSAE(SAE):
+    """pre = (x - b_dec) W_enc + b_enc, f = activate(pre), y = f W_dec + b_dec.
+
+    A subclass writes `activate` elementwise (`pre.at(parameter)` lines a per-feature parameter up with the values) and its
+    loss terms in `penalties`; the same code then runs on dense features and on the selected ones alone. With
+    `sparse_step`, training never holds more than a row chunk of [rows, d_sae].
+    """
+
+    sparse_step: ClassVar[bool] = False
+
+    def __init__(self, cfg: SAEConfig) -> None:
+        super().__init__(cfg)
+        rows = torch.randn(cfg.d_sae, cfg.width)
+        if cfg.decoder_init_norm is not None:
+            rows = F.normalize(rows, dim=-1) * cfg.decoder_init_norm
+        self.W_dec = nn.Parameter(rows)
+        self.W_enc_rows = nn.Parameter(rows.clone())
+        self.b_enc: nn.Parameter | None = nn.Parameter(torch.zeros(cfg.d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(cfg.width))
+        self.input_scale: Tensor | None
+        folded_later = cfg.normalize_activations == "expected_average_only_in"
+        self.register_buffer("input_scale", torch.ones(()) if folded_later else None)
+
+    @property
+    def W_enc(self) -> Tensor:
+        """The encoder as [d_in, d_sae], a view of its rows."""
+        return self.W_enc_rows.T
+
+    def activate(self, pre: Features) -> Features:
+        """Pre-activations to feature activations."""
+        raise NotImplementedError
+
+    def select(self, pre: Tensor) -> SparseFeatures:
+        """Of dense pre-activations [rows, d_sae], those that may fire or carry a gradient. May overwrite `pre`."""
+        return SparseFeatures.where(self.activate(DenseFeatures(pre)).values != 0, pre)
+
+    def penalties(self, forward: Forward, state: StepState) -> dict[str, Tensor]:
+        """Loss terms besides the reconstruction error."""
+        return {}
+
+    def encode(self, x: Tensor) -> Tensor:
+        features = self.activate(self._preactivations(self._normalized(self._rows(x))[0], sparse=False))
+        return features.dense().view(*x.shape[:-1], self.d_sae)
+
+    def encode_sparse(self, x: Tensor) -> SparseFeatures:
+        features = self.activate(self._preactivations(self._normalized(self._rows(x))[0], sparse=True))
+        assert isinstance(features, SparseFeatures)
+        return features
+
+    def decode(self, features: Tensor | SparseFeatures, x: Tensor | None = None) -> Tensor:
+        if isinstance(features, SparseFeatures):
+            y = features.decode(self.W_dec)
+        else:
+            y = features.to(self.W_dec.dtype) @ self.W_dec
+        return self._restored(y + self.b_dec, x)
+
+    def step(self, batch: Batch, state: StepState) -> StepOutput:
+        x, _ = self._normalized(self._rows(batch.x))
+        pre = self._preactivations(x, self.sparse_step)
+        features = self.activate(pre)
+        reconstruction = features.decode(self.W_dec) + self.b_dec
+        mse = (reconstruction - x).pow(2).sum(-1).mean()
+        terms = self.penalties(Forward(x, pre, features, reconstruction, x), state)
+        return StepOutput({"mse_loss": mse, **terms}, features, reconstruction, x)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        """Estimate the input scale (mean norm becomes sqrt(d_in)) and start b_dec at the mean of the data."""
+        x = self._rows(x)
+        if self.input_scale is not None:
+            self.input_scale.copy_(math.sqrt(self.d_in) / x.norm(dim=-1).mean())
+        self.b_dec.copy_(self._normalized(x)[0].mean(0))
+
+    @torch.no_grad()
+    def inference_form(self) -> SAE:
+        """Fold the input scale c: W_enc c, W_dec / c, b_dec / c."""
+        sae = copy.deepcopy(self)
+        if sae.input_scale is not None:
+            sae.W_enc_rows.mul_(sae.input_scale)
+            sae.W_dec.div_(sae.input_scale)
+            sae.b_dec.div_(sae.input_scale)
+            sae.input_scale = None
+            sae._cfg = sae._cfg.model_copy(update={"normalize_activations": "none"})
+        return sae
+
+    def dead_preactivations(self, x: Tensor, dead: Tensor) -> Tensor:
+        """Pre-activations of dead features alone: x [rows, d_in], dead [n_dead] to [rows, n_dead]."""
+        b_enc = None if self.b_enc is None else self.b_enc[dead]
+        return F.linear(self._centred(x), self.W_enc_rows[dead], b_enc)
+
+    def _preactivations(self, x: Tensor, sparse: bool) -> Features:
+        if not sparse:
+            return DenseFeatures(F.linear(self._centred(x), self.W_enc_rows, self.b_enc))
+        b_dec = self.b_dec if self._cfg.apply_b_dec_to_input else None
+        return selected_preactivations(x, self.W_enc_rows, self.b_enc, b_dec, self.select)
+
+    def _centred(self, x: Tensor) -> Tensor:
+        return x - self.b_dec if self._cfg.apply_b_dec_to_input else x
+
+    def _rows(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.d_in:
+            raise PlatformError(f"This SAE reads activations of width {self.d_in}, but got {tuple(x.shape)}.")
+        return x.reshape(-1, self.d_in).to(self.W_dec.dtype)
+
+    def _normalized(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Input [rows, d_in] in the space the weights live in, and the way back."""
+        mode = self._cfg.normalize_activations
+        if self.input_scale is not None:
+            scale = self.input_scale
+            return x * scale, lambda y: y / scale
+        if mode == "layer_norm":
+            mean, std = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+            return (x - mean) / (std + 1e-5), lambda y: y * std + mean
+        if mode == "constant_norm_rescale":
+            scale = math.sqrt(self.d_in) / x.norm(dim=-1, keepdim=True).clamp_min(1e-8)
+            return x * scale, lambda y: y / scale
+        return x, lambda y: y
+
+    def _restored(self, y: Tensor, x: Tensor | None) -> Tensor:
+        if self._cfg.normalize_activations not in ("layer_norm", "constant_norm_rescale"):
+            return y if self.input_scale is None else y / self.input_scale
+        if x is None:
+            mode = self._cfg.normalize_activations
+            raise PlatformError(f"This SAE normalises each input by {mode}: decode(features, x) needs the input x.")
+        rows = self._rows(x)
+        return self._normalized(rows)[1](y.reshape(rows.shape)).view(x.shape)

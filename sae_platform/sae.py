@@ -1,0 +1,116 @@
+"""The contract of a sparse autoencoder: what training, evaluation and people may ask of any of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from sae_platform import weights
+from sae_platform.activations import Batch
+from sae_platform.components import SAEConfig
+from sae_platform.errors import PlatformError
+from sae_platform.sparse import Features, SparseFeatures
+
+
+class Coefficient(NamedTuple):
+    """A loss coefficient that rises linearly from 0 to `value` over the first `warm_up_steps` steps."""
+
+    value: float
+    warm_up_steps: int = 0
+
+    def at(self, step: int) -> float:
+        """Its value at a step, counted from 0."""
+        return self.value * min(1.0, (step + 1) / max(1, self.warm_up_steps))
+
+
+@dataclass(frozen=True)
+class StepState:
+    """What a training step may depend on besides its batch."""
+
+    step: int = 0
+    coefficients: Mapping[str, float] = field(default_factory=dict)  # warm-ups applied
+    dead: Tensor | None = None  # [n_dead] int64, the features that have not fired for long; None: not known yet
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """Named loss terms whose sum is minimised, and what every training statistic is computed from."""
+
+    losses: dict[str, Tensor]  # scalars
+    features: Features
+    reconstruction: Tensor  # [rows, d_in], in the space the loss is measured in
+    target: Tensor  # [rows, d_in], in the same space
+
+
+class SAE(nn.Module, ABC):
+    """A sparse autoencoder: one class for training and use, without mutable state per call.
+
+    W_enc [d_in, d_sae] and W_dec [d_sae, d_in] are stored as rows of one feature each.
+    """
+
+    def __init__(self, cfg: SAEConfig) -> None:
+        super().__init__()
+        self.d_in, self.d_sae = cfg.width, cfg.d_sae
+        self._cfg = cfg
+
+    @property
+    def cfg(self) -> SAEConfig:
+        """The configuration, with the weights' own device and dtype."""
+        weight = next(self.parameters())
+        dtype = str(weight.dtype).removeprefix("torch.")
+        return self._cfg.model_copy(update={"device": str(weight.device), "dtype": dtype})
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """Activations [..., d_in] to features [..., d_sae], zero where inactive."""
+
+    def encode_sparse(self, x: Tensor) -> SparseFeatures:
+        """Activations [..., d_in] to the active features alone; leading dimensions become rows."""
+        features = self.encode(x).reshape(-1, self.d_sae)
+        return SparseFeatures.where(features != 0, features)
+
+    @abstractmethod
+    def decode(self, features: Tensor | SparseFeatures, x: Tensor | None = None) -> Tensor:
+        """Features [..., d_sae] to a reconstruction [..., d_in]; `x` is needed when the output depends on the input.
+
+        Sparse features give [rows, d_in]. Raises PlatformError when `x` is needed and missing.
+        """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruct activations [..., d_in]."""
+        return self.decode(self.encode(x), x)
+
+    @abstractmethod
+    def step(self, batch: Batch, state: StepState) -> StepOutput:
+        """One forward pass in training, with its loss terms."""
+
+    def coefficients(self) -> dict[str, Coefficient]:
+        """The coefficients whose warm-ups the training loop applies."""
+        return {}
+
+    def initialise(self, x: Tensor) -> None:
+        """Set what depends on data (scales, biases) from a sample [rows, d_in] before the first step, in place."""
+
+    def after_step(self) -> None:
+        """Restore any constraint that the optimiser step broke, in place."""
+
+    def inference_form(self) -> SAE:
+        """A copy in the form people use: scales of training folded into the weights."""
+        raise NotImplementedError
+
+    def save_model(self, path: str | Path, sparsity: Tensor | None = None) -> tuple[Path, ...]:
+        """Write the SAE folder (cfg.json, sae_weights.safetensors, with `sparsity` [d_sae] also sparsity.safetensors)."""
+        return weights.save(self, Path(path), sparsity)
+
+    @classmethod
+    def load_from_disk(cls, path: str | Path, device: str = "cpu", dtype: str | None = None) -> SAE:
+        """Read an SAE folder. PlatformError names the file and what is wrong with it."""
+        sae = weights.load(Path(path), device, dtype)
+        if not isinstance(sae, cls):
+            raise PlatformError(f"{path} holds a {type(sae).__name__}, not a {cls.__name__}; use SAE.load_from_disk.")
+        return sae

@@ -1,0 +1,151 @@
+"""Train a sparse autoencoder: the loop, readable top to bottom."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import torch
+
+from sae_platform import checkpoints
+from sae_platform.activations import ActivationSource, Batch
+from sae_platform.buffer import ShuffleBuffer, capacity_of
+from sae_platform.components import SAEConfig
+from sae_platform.config import RunConfig, TrainingConfig, read_run
+from sae_platform.errors import Interrupted, PlatformError
+from sae_platform.finishing import finish
+from sae_platform.reporting import Display, Reports
+from sae_platform.runs import RunDirectory
+from sae_platform.sae import StepState
+from sae_platform.signals import StopSignals
+from sae_platform.tracking import TrainingStatistics
+
+DEAD_REFRESH_STEPS = 10  # how often the list of dead features is brought to the host
+
+
+def train(
+    run: RunConfig | str | Path | None = None,
+    runs: str | Path = "runs",
+    name: str | None = None,
+    display: Display | None = None,
+) -> RunDirectory:
+    """Train, evaluate and save the SAE that a run (or run file; none: the embedded default) describes.
+
+    Returns the run directory, made under `runs`. `display` is a logger that is called in this thread. The same run on
+    the same machine gives the same bits. Raises PlatformError for bad input before anything is written, and when the data
+    or the loss stop being finite, naming the step; `Interrupted`, with a checkpoint on disk, after SIGINT or SIGTERM.
+    """
+    run = run if isinstance(run, RunConfig) else read_run(run)
+    with torch.random.fork_rng(devices=[]), StopSignals() as signals:
+        torch.manual_seed(run.training.seed)
+        return _train(run, Path(runs), name, display, signals)
+
+
+def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None, signals: StopSignals) -> RunDirectory:
+    started = time.perf_counter()
+    settings = run.training
+    source = run.source.build(settings.seed)
+    run = run.model_copy(update={"sae": fitted(run.sae, source, settings)})
+    loggers = [config.build() for config in run.loggers]
+    notices: list[str] = []
+    batches = shuffled(source, settings, notices)
+    first = next(batches)
+
+    sae = run.sae.build().train()
+    stats = TrainingStatistics(sae.d_sae, settings.dead_feature_window, torch.device(settings.device))
+    stats.check_first(first)
+    sae.initialise(first.x)
+    optimizer = torch.optim.Adam(
+        sae.parameters(), lr=settings.lr, betas=settings.adam_betas, eps=settings.adam_eps, fused=True
+    )
+    coefficients = sae.coefficients()
+
+    step, dead = 0, None
+    writer = RunDirectory.create(runs, name, run.to_toml(), run.sae.architecture, settings.tokens)
+    with Reports(writer, loggers, display, run, notices) as reports:
+        for batch in chain([first], batches):
+            lr = optimizer.param_groups[0]["lr"] = learning_rate(settings, step)
+            warmed = {term: coefficient.at(step) for term, coefficient in coefficients.items()}
+
+            output = sae.step(batch, StepState(step, warmed, dead))
+            loss = torch.stack(list(output.losses.values())).sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            if settings.clip_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(sae.parameters(), settings.clip_grad_norm)
+            optimizer.step()
+            sae.after_step()
+
+            step += 1
+            stats.add(step, batch, output, loss)
+            if step % DEAD_REFRESH_STEPS == 0:
+                dead = stats.dead()
+            stopped = signals.received is not None
+            due = settings.checkpoint_every and step % settings.checkpoint_every == 0
+            if step % settings.log_every == 0 or step == settings.steps or due or stopped:
+                rates = {"learning_rate": lr, **{f"{term}_coefficient": value for term, value in warmed.items()}}
+                reports.log(step, stats.tokens, {**stats.window(), **rates})
+            if due or stopped:
+                path = checkpoints.save_checkpoint(
+                    writer.checkpoints_path, step, stats.tokens, sae, optimizer, {**batches.state(), **stats.state()},
+                    stats.log_sparsity(), settings.keep_checkpoints,
+                )  # fmt: skip
+                reports.say(f"Checkpoint {path}.")
+            if signals.received is not None:
+                load = f'SAE.load_from_disk("{path / "sae"}")'
+                raise Interrupted(f"Stopped after step {step}. Load what there is with {load}.", signals.received)
+        reports.trained(step, stats.tokens, time.perf_counter() - started)
+        finish(reports, run, sae, source, batch.x)
+    return RunDirectory(writer.path)
+
+
+def learning_rate(settings: TrainingConfig, step: int) -> float:
+    """The learning rate of a step, counted from 0: linear warm-up, constant or cosine (to a tenth), linear decay to 0."""
+    steps = settings.steps
+    decay = steps // 5 if settings.lr_decay_steps is None else settings.lr_decay_steps
+    factor = min(1.0, (step + 1) / max(1, settings.lr_warm_up_steps), (steps - step) / max(1, decay))
+    if settings.lr_schedule == "cosine":
+        factor *= 0.55 + 0.45 * math.cos(math.pi * min(1.0, step / max(1, steps - decay)))
+    return settings.lr * factor
+
+
+def fitted(cfg: SAEConfig, source: ActivationSource, settings: TrainingConfig) -> SAEConfig:
+    """The SAE's configuration for this source: its width, its metadata, the run's device and dtype."""
+    if cfg.d_in not in (None, source.d_in):
+        raise PlatformError(
+            f"sae.d_in is {cfg.d_in}, but the activations of this source have width {source.d_in}. "
+            "Leave d_in out: a run takes it from its source."
+        )
+    given = {"d_in": source.d_in, "metadata": source.metadata, "device": settings.device, "dtype": settings.dtype}
+    return type(cfg)(**{**cfg.model_dump(), **given})
+
+
+def shuffled(source: ActivationSource, settings: TrainingConfig, notices: list[str]) -> ShuffleBuffer:
+    """The run's rows through its shuffle buffer; PlatformError when the buffer's size makes no sense."""
+    row_bytes = source.d_in * source.dtype.itemsize + 16  # with its token and position
+    capacity = capacity_of(settings.buffer, row_bytes)
+    if capacity >= settings.batch_size:  # rows that never come need no room
+        capacity = max(settings.batch_size, min(capacity, settings.tokens))
+    stream = activation_stream(source, settings.tokens, notices, torch.device(settings.device))
+    return ShuffleBuffer(stream, capacity, settings.batch_size, settings.seed)
+
+
+def activation_stream(source: ActivationSource, rows: int, notices: list[str], device: torch.device) -> Iterator[Batch]:
+    """Exactly `rows` training rows; where the data ends a new epoch begins, and leaves a notice."""
+    epoch = 0
+    while rows:
+        found = 0
+        for batch in source.harvest("train", epoch):
+            columns = (None if part is None else part[:rows] for part in (batch.tokens, batch.positions))
+            yield Batch(batch.x[:rows].to(device), *columns)
+            found += len(batch.x)
+            rows -= min(rows, len(batch.x))
+            if not rows:
+                return
+        if not found:
+            raise PlatformError("The activation source gave no training rows.")
+        epoch += 1
+        notices.append(f"The data ended after {found:,} activations; epoch {epoch + 1} begins.")

@@ -1,0 +1,105 @@
+"""What several test files share: a plugin installed for one test, and a throw-away environment with our wheel in it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import site
+import subprocess
+import sys
+import textwrap
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from sae_platform.plugins import GROUP, installed_plugins
+
+ROOT = Path(__file__).parent.parent
+OUTSIDE_PLUGIN = ROOT / "tests/third_party/sae-platform-hello"
+
+collect_ignore = ["third_party"]  # its tests run in an environment of their own
+
+
+class Install(Protocol):
+    def __call__(self, name: str, source: str, requires: str = "sae-platform") -> Path: ...
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Put a plugin on sys.path with real metadata, as pip would, in a millisecond; gives the folder it is in."""
+    site = tmp_path / "site-packages"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+    modules = []
+
+    def _install(name: str, source: str, requires: str = "sae-platform") -> Path:
+        module = f"sae_platform_{name}"
+        (site / f"{module}.py").write_text(textwrap.dedent(source))
+        info = site / f"{module}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: sae-platform-{name}\nVersion: 1.0\nRequires-Dist: {requires}\n"
+        )
+        (info / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {module}\n")
+        modules.append(module)
+        importlib.invalidate_caches()
+        installed_plugins.cache_clear()
+        return site
+
+    yield _install
+    installed_plugins.cache_clear()
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+class Environment:
+    """A virtual environment that holds our wheel and an outside plugin, and borrows everything else."""
+
+    def __init__(self, folder: Path, wheels: list[Path]) -> None:
+        self.folder = folder
+        self.bin = folder / "bin"
+        venv.create(folder, symlinks=True)
+        pip = [sys.executable, "-m", "pip", "--python", str(self.bin / "python"), "install", "--quiet"]
+        _output([*pip, "--no-deps", "--no-index", "--no-compile", *map(str, wheels)])
+        (packages,) = folder.glob("lib/python*/site-packages")
+        # A path that stands in a .pth file does not have its own .pth files read: an editable install stays behind.
+        (packages / "borrowed.pth").write_text("\n".join(site.getsitepackages()))
+
+    def run(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
+        """What a program of this environment prints; an AssertionError with its output when it fails."""
+        return _output([str(self.bin / program), *arguments], cwd or self.folder)
+
+
+def _output(command: list[str], cwd: Path | None = None) -> str:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "SAE_PLATFORM"))}
+    done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)} gave {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def _built(source: Path, folder: Path) -> Path:
+    _output([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)])
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our wheel, built from the working tree."""
+    return _built(ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def outside_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the outside plugin, away from this project's settings."""
+    return shutil.copytree(OUTSIDE_PLUGIN, tmp_path_factory.mktemp("outside") / OUTSIDE_PLUGIN.name)
+
+
+@pytest.fixture(scope="session")
+def environment(wheel: Path, outside_plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    plugin_wheel = _built(outside_plugin, tmp_path_factory.mktemp("plugin_wheel"))
+    return Environment(tmp_path_factory.mktemp("environment"), [wheel, plugin_wheel])
