@@ -82,24 +82,24 @@ class TokenPolicy(BaseModel):
     context_size: PositiveInt | None = Field(
         None, description="tokens in a context; filled from the source's context_size"
     )
-    prepend_bos: bool = Field(True, description="every context begins with the beginning-of-sequence token")
+    prepend_bos: bool = Field(default=True, description="every context begins with the beginning-of-sequence token")
     exclude_special_tokens: bool = Field(
         True, description="activations of special tokens (attention sinks) are left out"
     )
-    separator: Literal["eos", "bos", "none"] = Field("eos", description="the token put between packed documents")
+    separator: Literal["eos", "bos", "none"] = Field(default="eos", description="the token put between packed documents")
 
 
 class SAEMetadata(BaseModel):
     """Where an SAE comes from: enough to put it back into its model. Unknown entries are kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
-    model_name: str | None = Field(None, description="name or path of the model, as transformers loads it")
-    model_revision: str | None = Field(None, description="commit of the model on the hub, where known")
-    hook_name: str | None = Field(None, description="where in the model the activations are")
-    dataset_path: str | None = Field(None, description="the text it was trained on")
+    model_name: str | None = Field(default=None, description="name or path of the model, as transformers loads it")
+    model_revision: str | None = Field(default=None, description="commit of the model on the hub, where known")
+    hook_name: str | None = Field(default=None, description="where in the model the activations are")
+    dataset_path: str | None = Field(default=None, description="the text it was trained on")
     context_size: int | None = None
     token_policy: TokenPolicy | None = None
-    source: dict[str, Any] | None = Field(None, description="the whole [source] table of its run")
+    source: dict[str, Any] | None = Field(default=None, description="the whole [source] table of its run")
     sae_platform_version: str | None = None
 
 
@@ -114,17 +114,17 @@ class SAEConfig(ComponentConfig):
     selector: ClassVar[str] = "architecture"
 
     architecture: str
-    d_in: PositiveInt | None = Field(None, description="width of the activations; a run takes it from its source")
+    d_in: PositiveInt | None = Field(default=None, description="width of the activations; a run takes it from its source")
     d_sae: PositiveInt = Field(description="number of features")
     normalize_activations: Normalization = Field(
-        "none",
+        default="none",
         description="scaling of the input: one constant estimated on data and folded into the saved weights "
         "(expected_average_only_in), or per token at run time (layer_norm, constant_norm_rescale)",
     )
-    apply_b_dec_to_input: bool = Field(True, description="subtract the decoder bias from the input before encoding")
-    decoder_init_norm: float | None = Field(0.1, gt=0, description="norm of the decoder rows at the start")
-    dtype: Dtype = Field("float32", description="of the weights at the start; sae.cfg reports their own")
-    device: str = Field("cpu", description="of the weights at the start; sae.cfg reports their own")
+    apply_b_dec_to_input: bool = Field(default=True, description="subtract the decoder bias from the input before encoding")
+    decoder_init_norm: float | None = Field(default=0.1, gt=0, description="norm of the decoder rows at the start")
+    dtype: Dtype = Field(default="float32", description="of the weights at the start; sae.cfg reports their own")
+    device: str = Field(default="cpu", description="of the weights at the start; sae.cfg reports their own")
     metadata: SAEMetadata = SAEMetadata()
 
     def __init__(self, **settings: Any) -> None:  # the settings depend on the architecture that is named

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
     PositiveInt,
     SerializeAsAny,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -27,6 +28,8 @@ from sae_platform.plugins import PluginHost, installed_plugins
 
 DEFAULT_SOURCE = {"kind": "transformers"}
 DEFAULT_SAE = {"architecture": "topk", "d_sae": 3072, "normalize_activations": "expected_average_only_in"}
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingConfig(BaseModel):
@@ -41,12 +44,10 @@ class TrainingConfig(BaseModel):
     lr_decay_steps: NonNegativeInt | None = Field(
         None, description="steps of linear fall to zero at the end; default a fifth"
     )
-    adam_betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.999)
     adam_eps: PositiveFloat = 1e-8
-    clip_grad_norm: PositiveFloat | None = Field(
-        1.0, description="largest norm of the gradient; 0 or none: no clipping"
-    )
-    seed: int = Field(0, description="of the weights, the order of the data and the shuffling")
+    clip_grad_norm: NonNegativeFloat = Field(1.0, description="largest norm of the gradient; 0: no clipping")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the weights, the order of the data and the shuffling")
     device: str = Field("cpu", description="of the SAE and the shuffle buffer")
     dtype: Dtype = Field("float32", description="of the SAE's weights")
     buffer: PositiveInt | str = Field(131_072, description='shuffle buffer: tokens (131072) or memory ("2GB")')
@@ -55,12 +56,12 @@ class TrainingConfig(BaseModel):
     checkpoint_every: NonNegativeInt = Field(1000, description="steps between checkpoints; 0: only when interrupted")
     keep_checkpoints: PositiveInt = Field(2, description="older checkpoints are removed")
 
-    @model_validator(mode="before")
+    @field_validator("buffer", mode="before")
     @classmethod
-    def _zero_clips_nothing(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("clip_grad_norm") == 0:
-            return {**data, "clip_grad_norm": None}
-        return data
+    def _buffer_is_a_size(cls, size: Any) -> Any:
+        if isinstance(size, str) or (type(size) is int and size > 0):
+            return size
+        raise ValueError(f'needs a number of tokens (131072) or memory ("2GB"), not {size!r}')
 
     @property
     def steps(self) -> int:
@@ -149,21 +150,22 @@ def json_schema(plugins: PluginHost) -> dict[str, Any]:
     schema = RunConfig.model_json_schema()
     definitions = schema.setdefault("$defs", {})
 
-    def one_of(role: type[ComponentConfig]) -> dict[str, Any]:
+    def any_of(role: type[ComponentConfig], defaults: Mapping[str, Any]) -> dict[str, Any]:
         options = []
         for config in plugins.kinds(role).values():
             part = config.model_json_schema(ref_template="#/$defs/{model}")
             definitions.update(part.pop("$defs", {}))
+            part["required"] = [key for key in part.get("required", []) if key not in defaults]
             definitions[config.__name__] = part
             options.append({"$ref": f"#/$defs/{config.__name__}"})
-        return {"oneOf": options}
+        return {"anyOf": options} if options else {"not": {}}
 
     for table, role, default in (
         ("source", ActivationSourceConfig, DEFAULT_SOURCE),
         ("sae", SAEConfig, DEFAULT_SAE),
     ):
-        schema["properties"][table] = {**one_of(role), "default": default}
-    schema["properties"]["loggers"] = {"type": "array", "items": one_of(LoggerConfig), "default": []}
+        schema["properties"][table] = {**any_of(role, default), "default": default}
+    schema["properties"]["loggers"] = {"type": "array", "items": any_of(LoggerConfig, {}), "default": []}
     for role_name in ("ActivationSourceConfig", "SAEConfig", "LoggerConfig"):
         definitions.pop(role_name, None)
     schema["required"] = []

@@ -57,7 +57,7 @@ def evaluate_with_density(
     """The metrics, and in what share of the held-out rows each feature is active, [d_sae]."""
     reconstruction, sparsity = ReconstructionSums(), SparsitySums(sae.d_sae)
     mean, rows = torch.zeros((), dtype=torch.float64), 0
-    for x in _held_out(source, settings.tokens):
+    for x in _held_out(source, settings.tokens, sae.cfg.device):
         features = sae.encode_sparse(x)
         reconstruction.add(x, sae.decode(features, x))
         sparsity.add(features.counts(), len(x))
@@ -114,16 +114,16 @@ def _replacements(sae: SAE, mean: Tensor, kept: Tensor) -> dict[str, Callable[[T
         return lambda x: torch.where(kept.to(x.device)[..., None], replacement(x).to(x), x)
 
     return {
-        "with_sae": where_kept(sae),
+        "with_sae": where_kept(lambda x: sae(x.to(sae.cfg.device))),
         "with_ablation": where_kept(torch.zeros_like),
         "with_mean_ablation": where_kept(lambda x: mean.to(x).expand_as(x)),
     }
 
 
-def _held_out(source: ActivationSource, rows: int) -> Iterator[Tensor]:
-    """Held-out activations, at most `rows` of them."""
+def _held_out(source: ActivationSource, rows: int, device: str) -> Iterator[Tensor]:
+    """Held-out activations, at most `rows` of them, on a device."""
     for batch in source.harvest("held_out"):
-        yield batch.x[:rows]
+        yield batch.x[:rows].to(device)
         rows -= len(batch.x)
         if rows <= 0:
             return
@@ -132,8 +132,9 @@ def _held_out(source: ActivationSource, rows: int) -> Iterator[Tensor]:
 def _limited(source: LanguageModelSource, tokens: int) -> Iterator[Contexts]:
     """Held-out contexts in small batches, until about `tokens` tokens."""
     for batch in source.contexts("held_out"):
-        for part, kept in zip(batch.tokens.split(CONTEXTS_AT_ONCE), batch.kept.split(CONTEXTS_AT_ONCE), strict=True):
+        for start in range(0, len(batch.tokens), CONTEXTS_AT_ONCE):
             if tokens <= 0:
                 return
-            yield Contexts(part, kept)
+            part = batch.tokens[start : start + CONTEXTS_AT_ONCE]
+            yield Contexts(part, batch.kept[start : start + CONTEXTS_AT_ONCE])
             tokens -= part.numel()

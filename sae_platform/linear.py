@@ -62,6 +62,10 @@ class LinearSAE(SAE):
         """Pre-activations to feature activations."""
         raise NotImplementedError
 
+    def activate_in_training(self, pre: Features) -> Features:
+        """The same in a training step, where it may look at the whole batch and update buffers."""
+        return self.activate(pre)
+
     def select(self, pre: Tensor) -> SparseFeatures:
         """Of dense pre-activations [rows, d_sae], those that may fire or carry a gradient. May overwrite `pre`."""
         return SparseFeatures.where(self.activate(DenseFeatures(pre)).values != 0, pre)
@@ -89,7 +93,7 @@ class LinearSAE(SAE):
     def step(self, batch: Batch, state: StepState) -> StepOutput:
         x, _ = self._normalized(self._rows(batch.x))
         pre = self._preactivations(x, self.sparse_step)
-        features = self.activate(pre)
+        features = self.activate_in_training(pre)
         reconstruction = features.decode(self.W_dec) + self.b_dec
         mse = (reconstruction - x).pow(2).sum(-1).mean()
         terms = self.penalties(Forward(x, pre, features, reconstruction, x), state)

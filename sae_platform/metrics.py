@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +100,8 @@ class Predictions:
         """From logits [contexts, size, vocabulary]: the prediction at position t is of token t + 1, and counts where
         `counted` [contexts, size] holds for the token predicted."""
         chosen = counted[:, 1:]
-        return cls(F.log_softmax(logits[:, :-1][chosen].float(), dim=-1), tokens[:, 1:][chosen])
+        targets = tokens[:, 1:][chosen].to(logits.device)
+        return cls(F.log_softmax(logits[:, :-1][chosen.to(logits.device)].float(), dim=-1), targets)
 
     def cross_entropy(self) -> Tensor:
         """Sum over predictions of -log p(target), in nats."""
@@ -118,3 +120,8 @@ def recovered(ablated: float, with_sae: float, clean: float) -> float:
     NaN when the ablation does no harm, since nothing can be recovered then.
     """
     return (ablated - with_sae) / (ablated - clean) if ablated != clean else math.nan
+
+
+def without_nan(results: Mapping[str, float]) -> dict[str, float | None]:
+    """The metrics for JSON, which has no word for NaN and infinity: they become null."""
+    return {name: value if math.isfinite(value) else None for name, value in results.items()}

@@ -43,10 +43,12 @@ class Reports:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
         state: Ending = "finished" if error is None else "interrupted" if stopped else "failed"
-        self._loggers.close(state)
-        if self._display:
-            self._display.finish(state)
-        self.writer.finish(state, "" if error is None else str(error) or type(error).__name__)
+        try:
+            self._loggers.close(state)
+            if self._display:
+                self._display.finish(state)
+        finally:
+            self.writer.finish(state, "" if error is None else str(error) or type(error).__name__)
 
     def log(self, step: int, tokens: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of a step, with the speed since the last record."""

@@ -48,7 +48,7 @@ class TrainingStatistics:
         sums["variance"] = (output.target - output.target.mean(0)).square().sum()
         for name, value in sums.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.detach()
-        bad = ~torch.stack([batch.x.sum().isfinite(), loss.detach().isfinite()])
+        bad = ~torch.stack([batch.x.isfinite().all(), loss.detach().isfinite()])
         self._first_bad = torch.where(bad & (self._first_bad == 0), step, self._first_bad)
 
     def window(self) -> dict[str, float]:

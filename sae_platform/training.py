@@ -35,8 +35,9 @@ def train(
     """Train, evaluate and save the SAE that a run (or run file; none: the embedded default) describes.
 
     Returns the run directory, made under `runs`. `display` is a logger that is called in this thread. The same run on
-    the same machine gives the same bits. Raises PlatformError for bad input before anything is written, and when the data
-    or the loss stop being finite, naming the step; `Interrupted`, with a checkpoint on disk, after SIGINT or SIGTERM.
+    the same machine gives the same bits. Raises PlatformError for bad input before anything is written, and when the
+    data or the loss stop being finite, naming the step; `Interrupted`, with a checkpoint on disk, after SIGINT or
+    SIGTERM.
     """
     run = run if isinstance(run, RunConfig) else read_run(run)
     with torch.random.fork_rng(devices=[]), StopSignals() as signals:
@@ -47,6 +48,7 @@ def train(
 def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None, signals: StopSignals) -> RunDirectory:
     started = time.perf_counter()
     settings = run.training
+    device = usable_device(settings.device)
     source = run.source.build(settings.seed)
     run = run.model_copy(update={"sae": fitted(run.sae, source, settings)})
     loggers = [config.build() for config in run.loggers]
@@ -55,7 +57,7 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
     first = next(batches)
 
     sae = run.sae.build().train()
-    stats = TrainingStatistics(sae.d_sae, settings.dead_feature_window, torch.device(settings.device))
+    stats = TrainingStatistics(sae.d_sae, settings.dead_feature_window, device)
     stats.check_first(first)
     sae.initialise(first.x)
     optimizer = torch.optim.Adam(
@@ -74,7 +76,7 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
             loss = torch.stack(list(output.losses.values())).sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            if settings.clip_grad_norm is not None:
+            if settings.clip_grad_norm:
                 torch.nn.utils.clip_grad_norm_(sae.parameters(), settings.clip_grad_norm)
             optimizer.step()
             sae.after_step()
@@ -83,7 +85,7 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
             stats.add(step, batch, output, loss)
             if step % DEAD_REFRESH_STEPS == 0:
                 dead = stats.dead()
-            stopped = signals.received is not None
+            stopped = signals.received
             due = settings.checkpoint_every and step % settings.checkpoint_every == 0
             if step % settings.log_every == 0 or step == settings.steps or due or stopped:
                 rates = {"learning_rate": lr, **{f"{term}_coefficient": value for term, value in warmed.items()}}
@@ -94,22 +96,33 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
                     stats.log_sparsity(), settings.keep_checkpoints,
                 )  # fmt: skip
                 reports.say(f"Checkpoint {path}.")
-            if signals.received is not None:
+            if stopped:
                 load = f'SAE.load_from_disk("{path / "sae"}")'
-                raise Interrupted(f"Stopped after step {step}. Load what there is with {load}.", signals.received)
+                raise Interrupted(f"Stopped after step {step}. Load what there is with {load}.", stopped)
         reports.trained(step, stats.tokens, time.perf_counter() - started)
         finish(reports, run, sae, source, batch.x)
     return RunDirectory(writer.path)
 
 
 def learning_rate(settings: TrainingConfig, step: int) -> float:
-    """The learning rate of a step, counted from 0: linear warm-up, constant or cosine (to a tenth), linear decay to 0."""
+    """The learning rate of a step, from 0 on: linear warm-up, constant or cosine (to a tenth), linear decay to 0."""
     steps = settings.steps
     decay = steps // 5 if settings.lr_decay_steps is None else settings.lr_decay_steps
     factor = min(1.0, (step + 1) / max(1, settings.lr_warm_up_steps), (steps - step) / max(1, decay))
     if settings.lr_schedule == "cosine":
         factor *= 0.55 + 0.45 * math.cos(math.pi * min(1.0, step / max(1, steps - decay)))
     return settings.lr * factor
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of this name. PlatformError when this machine has none."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise PlatformError(
+            f"The device {name!r} cannot be used: {reason} A device is cpu, cuda, cuda:1 or mps."
+        ) from error
 
 
 def fitted(cfg: SAEConfig, source: ActivationSource, settings: TrainingConfig) -> SAEConfig:

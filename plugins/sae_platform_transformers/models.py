@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,14 @@ class Checkpoint:
 
     def model(self, dtype: Dtype, device: torch.device) -> nn.Module:
         """The frozen model with its weights."""
-        model, info = _load(
-            self.name,
-            "weights",
-            lambda: self._auto_class().from_pretrained(
-                **self.loading, config=self.config, dtype=getattr(torch, dtype), output_loading_info=True
-            ),
-        )
+        with _without_progress_bar():
+            model, info = _load(
+                self.name,
+                "weights",
+                lambda: self._auto_class().from_pretrained(
+                    **self.loading, config=self.config, dtype=getattr(torch, dtype), output_loading_info=True
+                ),
+            )
         missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
         if missing:
             raise PlatformError(f"The weights of {self.name!r} lack {len(missing)} tensors, first {missing[0]!r}.")
@@ -118,6 +120,20 @@ def find_device(name: str) -> torch.device:
 
 def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Reading weights takes a moment; a run has a progress display of its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _load(name: str, what: str, loader: Callable[[], Any]) -> Any:

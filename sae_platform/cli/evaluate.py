@@ -24,16 +24,19 @@ def command(path: Path, tokens: int | None, preservation_tokens: int | None, dev
     folder = find_sae_folder(path)
     from sae_platform.config import EvaluationConfig
     from sae_platform.evaluation import evaluate
+    from sae_platform.metrics import without_nan
     from sae_platform.sae import SAE
+    from sae_platform.training import usable_device
 
     given = {"tokens": tokens, "preservation_tokens": preservation_tokens}
     settings = EvaluationConfig(**{name: value for name, value in given.items() if value is not None})
-    results = evaluate(SAE.load_from_disk(folder, device=device), settings=settings)
+    sae = SAE.load_from_disk(folder, device=str(usable_device(device)))
+    results = evaluate(sae, settings=settings)
     if as_json:
-        click.echo(json.dumps({**results, "path": str(folder)}, indent=1))
+        click.echo(json.dumps({**without_nan(results), "path": str(folder)}, indent=1))
     else:
         from rich.console import Console
 
         from sae_platform.cli.progress import metrics_table
 
-        Console(highlight=False).print(metrics_table(results, str(folder)))
+        Console(highlight=False).print(metrics_table(without_nan(results), str(folder)))

@@ -101,10 +101,10 @@ class TrainingDisplay(Display):
         self._console.print(f'Load it with SAE.load_from_disk("{directory.sae_path}").')
 
 
-def metrics_table(results: Mapping[str, float], title: str) -> Table:
-    """Evaluation results in the order people read them."""
+def metrics_table(results: Mapping[str, float | None], title: str) -> Table:
+    """Evaluation results in the order people read them; what is not a number is left out."""
     table = Table(title=title, title_justify="left", show_header=False)
     for name, label, form in TABLE_ROWS:
-        if name in results:
+        if results.get(name) is not None:
             table.add_row(label, form.format(results[name]))
     return table

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sae_platform import Batch, LinearSAE, StepOutput, StepState
+from sae_platform import LinearSAE, StepState
 from sae_platform.linear import Forward
 from sae_platform.sae import Coefficient
 from sae_platform.sparse import Features
@@ -31,14 +31,11 @@ class BatchTopKSAE(LinearSAE):
     def activate(self, pre: Features) -> Features:
         return pre.replace(torch.where(pre.values > self.threshold, pre.values, 0.0))
 
-    def step(self, batch: Batch, state: StepState) -> StepOutput:
-        x, _ = self._normalized(self._rows(batch.x))
-        pre = self._preactivations(x, sparse=False)
-        features = pre.replace(self._largest(pre.values))
-        reconstruction = features.decode(self.W_dec) + self.b_dec
-        mse = (reconstruction - x).pow(2).sum(-1).mean()
-        terms = self.penalties(Forward(x, pre, features, reconstruction, x), state)
-        return StepOutput({"mse_loss": mse, **terms}, features, reconstruction, x)
+    def activate_in_training(self, pre: Features) -> Features:
+        count = min(self._cfg.k * len(pre.values), pre.values.numel())
+        lowest = pre.values.detach().flatten().topk(count, sorted=False).values.clamp_min(0).min()
+        self.threshold.lerp_(lowest, self._cfg.threshold_rate)
+        return pre.replace(torch.where(pre.values >= lowest, pre.values, 0.0))
 
     def coefficients(self) -> dict[str, Coefficient]:
         return {"aux": Coefficient(self._cfg.aux_loss_coefficient)}
@@ -55,11 +52,3 @@ class BatchTopKSAE(LinearSAE):
     @torch.no_grad()
     def after_step(self) -> None:
         self.W_dec.copy_(F.normalize(self.W_dec, dim=-1))
-
-    def _largest(self, pre: Tensor) -> Tensor:
-        """Of [rows, d_sae], the k x rows largest positive values; the running threshold follows the smallest."""
-        count = min(self._cfg.k * len(pre), pre.numel())
-        lowest = pre.detach().flatten().topk(count, sorted=False).values.clamp_min(0).min()
-        with torch.no_grad():
-            self.threshold.lerp_(lowest, self._cfg.threshold_rate)
-        return torch.where(pre >= lowest, pre, 0.0)
