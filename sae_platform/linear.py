@@ -33,8 +33,8 @@ class Forward:
 class LinearSAE(SAE):
     """pre = (x - b_dec) W_enc + b_enc, f = activate(pre), y = f W_dec + b_dec.
 
-    A subclass writes `activate` elementwise (`pre.at(parameter)` lines a per-feature parameter up with the values) and its
-    loss terms in `penalties`; the same code then runs on dense features and on the selected ones alone. With
+    A subclass writes `activate` elementwise (`pre.at(parameter)` lines a per-feature parameter up with the values) and
+    its loss terms in `penalties`; the same code then runs on dense features and on the selected ones alone. With
     `sparse_step`, training never holds more than a row chunk of [rows, d_sae].
     """
 
@@ -159,4 +159,4 @@ class LinearSAE(SAE):
             mode = self._cfg.normalize_activations
             raise PlatformError(f"This SAE normalises each input by {mode}: decode(features, x) needs the input x.")
         rows = self._rows(x)
-        return self._normalized(rows)[1](y.reshape(rows.shape)).view(x.shape)
+        return self._normalized(rows)[1](y.reshape(rows.shape)).view(y.shape)

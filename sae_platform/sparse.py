@@ -1,7 +1,7 @@
 """Features of a batch, sparse or dense, and the exact gradients that only the active ones carry.
 
-Sparse features are compressed rows: `values [n]`, `indices [n]` and `offsets [rows + 1]`, as in CSR. The dense form offers
-the same operations, so an architecture writes its mathematics once, elementwise, and runs in either.
+Sparse features are compressed rows: `values [n]`, `indices [n]` and `offsets [rows + 1]`, as in CSR. The dense form
+offers the same operations, so an architecture writes its mathematics once, elementwise, and runs in either.
 """
 
 from __future__ import annotations
@@ -189,14 +189,14 @@ def selected_preactivations(
 ) -> SparseFeatures:
     """The entries of (x - b_dec) @ encoder.T + b_enc that `select` keeps, with their exact gradients.
 
-    x [rows, d_in], encoder rows [d_sae, d_in]. The dense product exists only for `chunk_rows` rows at a time, in one reused
-    buffer; autograd keeps none of it.
+    x [rows, d_in], encoder rows [d_sae, d_in]. The dense product exists only for `chunk_rows` rows at a time, in one
+    reused buffer that `select` may overwrite but not return; autograd keeps none of it.
     """
     with torch.no_grad():
         centred = x if b_dec is None else x - b_dec
         buffer = x.new_empty(min(chunk_rows, len(x)), len(encoder))
         parts = []
-        for chunk in centred.split(chunk_rows):
+        for chunk in torch.split(centred, chunk_rows):
             out = buffer[: len(chunk)]
             if b_enc is None:
                 torch.mm(chunk, encoder.T, out=out)

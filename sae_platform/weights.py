@@ -56,17 +56,17 @@ def load(folder: Path, device: str = "cpu", dtype: str | None = None) -> SAE:
     cfg = read_config(folder)
     cfg = cfg.model_copy(update={"device": "cpu", "dtype": _dtype(dtype or cfg.dtype)})
     try:
-        tensors = from_disk(load_file(folder / WEIGHTS))
+        tensors = load_file(folder / WEIGHTS)
     except FileNotFoundError:
         raise PlatformError(f"{folder} has no {WEIGHTS}. {_hint(folder)}") from None
     except (SafetensorError, OSError) as error:
         raise PlatformError(f"{folder / WEIGHTS} cannot be read: {error}.") from error
     with torch.device("meta"):
         sae = cfg.module()(cfg)
-    expected = sae.state_dict()
-    _check(folder / WEIGHTS, tensors, {name: tuple(t.shape) for name, t in expected.items()})
+    _check(folder / WEIGHTS, tensors, {name: tuple(t.shape) for name, t in to_disk(sae.state_dict()).items()})
     wanted = getattr(torch, cfg.dtype)
-    sae.load_state_dict({name: t.to(device=device, dtype=wanted) for name, t in tensors.items()}, assign=True)
+    state = {name: t.to(device=device, dtype=wanted) for name, t in from_disk(tensors).items()}
+    sae.load_state_dict(state, assign=True)
     return sae.eval()
 
 
@@ -131,10 +131,12 @@ def from_disk(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_saelens(content: dict[str, Any]) -> SAEConfig:
+    if "metadata" not in content:  # the same keys could mean something else there, such as another activation function
+        raise PlatformError("it has no metadata, as in SAELens before 6; load and save it with SAELens 6 first.")
     chosen = SAEConfig._chosen({"architecture": content.get("architecture", "standard")}, None)
     fields = {key: value for key, value in content.items() if key in chosen.model_fields and key != "metadata"}
     fields["dtype"] = _dtype(str(fields.get("dtype", "float32")))
-    return chosen(**fields, metadata=SAEMetadata.model_validate(content.get("metadata", {})))
+    return chosen(**fields, metadata=SAEMetadata.model_validate(content["metadata"]))
 
 
 def _dtype(name: str) -> str:
@@ -145,12 +147,10 @@ def _dtype(name: str) -> str:
 
 
 def _check(path: Path, tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
-    names = {name.replace("W_enc_rows", "W_enc") for name in expected.keys() ^ tensors.keys()}
-    if names:
-        missing = expected.keys() - tensors.keys()
+    if expected.keys() != tensors.keys():
+        missing, extra = choices(expected.keys() - tensors.keys()), choices(tensors.keys() - expected.keys())
         raise PlatformError(
-            f"{path} does not hold the tensors of this architecture: {choices(names)} "
-            f"{'missing' if missing else 'not expected'}."
+            f"{path} does not hold the tensors of this architecture. Missing: {missing}. Not expected: {extra}."
         )
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != expected[name]:

@@ -111,9 +111,7 @@ def test_settings_reach_nested_tables_and_whole_ones() -> None:
 
 @pytest.mark.parametrize("setting", ["training", "=3", ".tokens=3", "training.=3", ""])
 def test_a_setting_that_is_none_is_answered_with_an_example(setting: str) -> None:
-    assert problem(setting) == (
-        f"--set {setting!r} is not table.key=value, for example training.tokens=2_000_000."
-    )
+    assert problem(setting) == (f"--set {setting!r} is not table.key=value, for example training.tokens=2_000_000.")
 
 
 def test_a_setting_below_a_value_is_refused() -> None:

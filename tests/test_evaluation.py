@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,16 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
-from sae_platform import SAE, PlatformError, RunConfig, SAEConfig, evaluate, train
-from sae_platform.activations import Batch, LanguageModelSource
+from sae_platform import SAE, PlatformError, RunConfig, RunDirectory, SAEConfig, evaluate, train
+from sae_platform.activations import ActivationSource, Batch, Contexts, LanguageModelSource
 from sae_platform.components import ActivationSourceConfig
 from sae_platform.config import EvaluationConfig
+from sae_platform.metrics import VERSION
 from sae_platform.sae import StepOutput, StepState
 
 LETTERS = ["<bos>", "<eos>", "<unk>", *"abcdefghij"]
 CONTEXT, WIDTH = 16, 8
-SETTINGS = EvaluationConfig(tokens=600, preservation_tokens=400)
+SETTINGS = EvaluationConfig(tokens=600, preservation_tokens=384)
 HOOK = {"gpt2": "transformer.h.0", "bert": "encoder.layer.0"}
 
 
@@ -61,7 +60,7 @@ def identity() -> Replacement:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Documents that differ from each other, in two thousand of which some are held out."""
+    """A thousand different documents, of which some are held out."""
     generator = torch.Generator().manual_seed(0)
     documents = (
         " ".join(LETTERS[3 + i] for i in torch.randint(10, (20,), generator=generator).tolist()) for _ in range(1000)
@@ -156,26 +155,128 @@ def test_the_loss_without_an_sae_is_that_of_transformers(gpt2: Path, source: Lan
     assert results["preservation_tokens"] == kept[:, 1:].sum()
 
 
-def test_activations_that_the_policy_excludes_stay_as_they_are(source: LanguageModelSource) -> None:
-    """The SAE zeroes everything, so whatever is not zero was left alone."""
-    tokens, kept = held_out(source)
-    assert not kept[:, 0].any()
-    replaced: list[Tensor] = []
+def test_activations_that_the_policy_excludes_stay_as_they_are(
+    source: LanguageModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = source.logits
+    left_alone = []
 
-    class Spy:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(source, name)
-
-    def logits(tokens: Tensor, replacement: Any = None) -> Tensor:
+    def watched(tokens: Tensor, replacement: Any = None) -> Tensor:
         if replacement is not None:
-            replaced.append(replacement(source.activations(tokens)))
-        return LanguageModelSource.logits(source, tokens, replacement) or original(tokens, replacement)
+            x, excluded = source.activations(tokens), tokens <= 1
+            changed = replacement(x)
+            left_alone.append((changed == x).all(-1))
+            assert torch.equal(left_alone[-1], excluded)
+        return plain(tokens, replacement)
 
-    original = source.logits
-    from sae_platform.evaluation import _replacements
+    monkeypatch.setattr(source, "logits", watched)
+    evaluate(Replacement(torch.zeros_like), source, SETTINGS)
+    contexts = SETTINGS.preservation_tokens // CONTEXT
+    assert sum(len(part) for part in left_alone) == 3 * contexts  # with the SAE, with zeros, with the mean
+    assert all(part[:, 0].all() for part in left_alone)
 
-    x = source.activations(tokens)
-    for name, replacement in _replacements(Replacement(torch.zeros_like), torch.ones(WIDTH), kept).items():
-        changed = replacement(x)
-        assert torch.equal(changed[~kept], x[~kept]), name
-        assert not torch.equal(changed[kept], x[kept]), name
+
+def test_only_held_out_data_is_read(source: LanguageModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, splits = source.contexts, set()
+
+    def watched(split: Any, *place: int) -> Any:
+        splits.add(split)
+        return plain(split, *place)
+
+    monkeypatch.setattr(source, "contexts", watched)
+    evaluate(identity(), source, SETTINGS)
+    assert splits == {"held_out"}
+
+
+def test_half_precision_models_are_evaluated_too(gpt2: Path, text: Path, source: LanguageModelSource) -> None:
+    results = evaluate(identity(), open_source(gpt2, text, dtype="bfloat16"), SETTINGS)
+    assert results["explained_variance"] == 1
+    expected = evaluate(identity(), source, SETTINGS)["ce_loss_without_sae"]
+    assert results["ce_loss_with_sae"] == pytest.approx(expected, rel=0.02)
+
+
+def test_preservation_can_be_left_out(source: LanguageModelSource) -> None:
+    results = evaluate(identity(), source, EvaluationConfig(tokens=50, preservation_tokens=0))
+    assert not [name for name in results if name.startswith(("ce_", "kl_", "preservation"))]
+    assert results["tokens"] == 50
+
+
+def test_an_encoder_has_no_next_token_to_preserve(text: Path, tmp_path: Path) -> None:
+    source = open_source(save_model("bert", tmp_path), text, "bert")
+    results = evaluate(identity(), source, SETTINGS)
+    assert results["explained_variance"] == 1
+    assert not [name for name in results if name.startswith(("ce_", "kl_", "preservation"))]
+
+
+def test_an_sae_of_another_width_is_refused(source: LanguageModelSource) -> None:
+    with pytest.raises(PlatformError, match="reads activations of width 9, but the source has width 8"):
+        evaluate(Replacement(lambda x: x, width=9), source)
+
+
+def test_contexts_without_a_token_to_predict_are_said(
+    source: LanguageModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_token_each(*_: Any) -> Iterator[Contexts]:
+        yield Contexts(torch.full((4, 1), 5), torch.ones(4, 1, dtype=torch.bool))
+
+    monkeypatch.setattr(source, "contexts", one_token_each)
+    with pytest.raises(PlatformError, match="preservation_tokens = 0"):
+        evaluate(identity(), source, SETTINGS)
+
+
+def test_a_source_without_held_out_rows_is_refused() -> None:
+    class Empty(ActivationSource):
+        d_in = WIDTH
+
+        def harvest(self, *_: Any) -> Iterator[Batch]:
+            yield from ()
+
+    with pytest.raises(PlatformError, match="no held-out activations"):
+        evaluate(identity(), Empty())
+
+
+def test_an_sae_that_was_training_goes_on_training(source: LanguageModelSource) -> None:
+    sae = identity().train()
+    evaluate(sae, source, EvaluationConfig(tokens=10, preservation_tokens=0))
+    assert sae.training
+    assert sae.weight.grad is None
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A short run on known features, with a checkpoint after the last step."""
+    return train(
+        RunConfig(
+            source={"kind": "synthetic", "d_in": WIDTH, "n_features": 12, "rows": 600, "held_out_rows": 200},
+            sae={"architecture": "topk", "d_sae": 24, "k": 2, "normalize_activations": "expected_average_only_in"},
+            training={"tokens": 512, "batch_size": 64, "checkpoint_every": 8, "buffer": 128},
+        ),
+        tmp_path_factory.mktemp("runs"),
+    )
+
+
+def test_a_run_its_checkpoint_and_its_sae_folder_are_all_evaluated(run: RunDirectory) -> None:
+    (checkpoint,) = run.checkpoints()
+    expected = run.evaluation()
+    for path in (run.path, run.sae_path, str(run.path), checkpoint, checkpoint / "sae"):
+        assert evaluate(path) == expected
+
+
+def test_known_features_add_how_well_they_are_recovered(run: RunDirectory) -> None:
+    results = evaluate(run.path)
+    assert 0.5 < results["mean_max_cosine"] < 1
+    assert results["l0"] == 2
+    assert results["tokens"] == 200
+    assert results["metrics_version"] == VERSION
+
+
+def test_a_folder_without_an_sae_is_refused(tmp_path: Path, run: RunDirectory) -> None:
+    with pytest.raises(PlatformError, match="is no run, checkpoint or SAE folder"):
+        evaluate(tmp_path)
+    with pytest.raises(PlatformError, match="The folder does not exist"):
+        evaluate(tmp_path / "nothing")
+
+
+def test_an_sae_that_names_no_source_says_how_to_give_one() -> None:
+    with pytest.raises(PlatformError, match=r"Give a source: evaluate\(sae, source\)"):
+        evaluate(identity())

@@ -97,7 +97,9 @@ def test_sparsity_is_counted_over_all_batches() -> None:
     assert sums.density.dtype == torch.float64
 
 
-LOGITS = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0], [9.0, 9.0]]])  # p = (1/2, 1/2), then (3/4, 1/4); the last unused
+LOGITS = torch.tensor(
+    [[[0.0, 0.0], [math.log(3), 0.0], [9.0, 9.0]]]
+)  # p = (1/2, 1/2), then (3/4, 1/4); the last unused
 TOKENS = torch.tensor([[1, 0, 1]])
 ALL = torch.ones(1, 3, dtype=torch.bool)
 
@@ -123,7 +125,9 @@ def test_divergence_is_from_the_clean_to_the_changed_model() -> None:
 
 
 def test_logits_of_half_precision_lose_nothing_more() -> None:
-    predictions = Predictions.of(torch.tensor([[[0.0, 12.0], [0.0, 0.0]]], dtype=torch.bfloat16), TOKENS[:, :2], ALL[:, :2])
+    predictions = Predictions.of(
+        torch.tensor([[[0.0, 12.0], [0.0, 0.0]]], dtype=torch.bfloat16), TOKENS[:, :2], ALL[:, :2]
+    )
     assert predictions.cross_entropy().item() == pytest.approx(12 + math.log1p(math.exp(-12)), rel=1e-6)
 
 

@@ -26,9 +26,7 @@ class StandardSAE(LinearSAE):
     def penalties(self, forward: Forward, state: StepState) -> dict[str, Tensor]:
         features = forward.features
         weighted = features.values * features.at(self.W_dec.norm(dim=-1))
-        p = self._cfg.lp_norm
-        norms = features.replace(weighted if p == 1 else weighted.clamp_min(1e-12).pow(p)).row_sums()
-        terms = {"l1_loss": state.coefficients["l1"] * (norms if p == 1 else norms.pow(1 / p)).mean()}
+        terms = {"l1_loss": state.coefficients["l1"] * _row_norms(features.replace(weighted), self._cfg.lp_norm).mean()}
         if self._cfg.use_ghost_grads and state.dead is not None and len(state.dead):
             terms["ghost_grad_loss"] = self._ghost_gradients(forward, state.dead)
         return terms
@@ -40,4 +38,14 @@ class StandardSAE(LinearSAE):
         ghost = self.dead_preactivations(forward.x, dead).exp() @ self.W_dec[dead]
         half = residual.norm(dim=-1, keepdim=True) / (1e-6 + 2 * ghost.norm(dim=-1, keepdim=True))
         error = (ghost * half.detach() - residual.detach()).pow(2)
-        return (error * (residual.pow(2) / (error + 1e-6)).detach()).mean()
+        rescaled: Tensor = error * (residual.pow(2) / (error + 1e-6)).detach()
+        return rescaled.mean()
+
+
+def _row_norms(features: Features, p: float) -> Tensor:
+    """The L_p norm of each row, [rows]; values at zero get no gradient, though that of a root is infinite there."""
+    if p == 1:
+        return features.row_sums()
+    tiny = torch.finfo(features.values.dtype).tiny
+    powers = features.values.clamp_min(tiny).pow(p) * (features.values > 0)
+    return features.replace(powers).row_sums().clamp_min(tiny).pow(1 / p)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class TopKConfig(SAEConfig):
     architecture: Literal["topk"] = "topk"
     k: PositiveInt = Field(32, description="active features per input")
+    decoder_init_norm: float | None = Field(1.0, gt=0, description="norm of the decoder rows at the start")
     aux_loss_coefficient: NonNegativeFloat = Field(1 / 32, description="weight of the term that revives dead features")
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sae_platform.linear import Forward, LinearSAE
 from sae_platform.sae import SAE, Coefficient, StepState
-from sae_platform.sparse import Features, SparseFeatures
+from sae_platform.sparse import DenseFeatures, Features, SparseFeatures
 from sae_platform_topk import TopKConfig
 
 
@@ -19,6 +19,9 @@ class TopKSAE(LinearSAE):
     sparse_step = True
 
     def activate(self, pre: Features) -> Features:
+        if isinstance(pre, DenseFeatures):  # nothing is selected yet
+            chosen = self.select(pre.values.detach().clone())
+            pre = pre.replace(pre.values * chosen.replace(torch.ones_like(chosen.values)).dense())
         return pre.replace(pre.values.relu())
 
     @torch.no_grad()
@@ -54,7 +57,7 @@ class TopKSAE(LinearSAE):
         residual = (forward.target - forward.reconstruction).detach()
         decoder = self.W_dec[dead]
         pre = self.dead_preactivations(forward.x, dead)
-        k = min(self.d_in // 2, len(dead))
+        k = min(max(1, self.d_in // 2), len(dead))
         chosen = (pre.detach() * decoder.detach().norm(dim=-1)).topk(k, dim=-1, sorted=False).indices
         acts = SparseFeatures.fixed(pre.gather(-1, chosen).relu(), chosen, len(dead))
         error = (acts.decode(decoder) - residual).pow(2).sum(-1).mean()
@@ -63,7 +66,8 @@ class TopKSAE(LinearSAE):
     @torch.no_grad()
     def inference_form(self) -> SAE:
         sae = super().inference_form()
-        assert isinstance(sae, TopKSAE) and sae.b_enc is not None
+        assert isinstance(sae, TopKSAE)
+        assert sae.b_enc is not None
         norms = sae._decoder_norms()
         sae.W_enc_rows.mul_(norms[:, None])
         sae.b_enc.mul_(norms)
@@ -71,7 +75,8 @@ class TopKSAE(LinearSAE):
         return sae
 
     def _decoder_norms(self) -> Tensor:
-        return self.W_dec.norm(dim=-1).clamp_min(1e-8)
+        norms: Tensor = self.W_dec.norm(dim=-1)
+        return norms.clamp_min(1e-8)
 
 
 def _variance(x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class TransformersSourceConfig(ActivationSourceConfig):
         "their short forms such as resid_post.L, layers.L, or the path of any module in the model",
     )
     context_size: PositiveInt = Field(128, description="tokens in a context, the beginning-of-sequence token included")
-    batch_size: PositiveInt = Field(32, description="contexts in one run of the model")
+    batch_size: PositiveInt = Field(16, description="contexts in one run of the model")
     dtype: Dtype = Field("float32", description="of the model and of the activations")
     device: str = Field("cpu", description="where the model runs: cpu, cuda, cuda:1, mps")
     token_policy: TokenPolicy = Field(
