@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from sae_platform.errors import PlatformError
     from sae_platform.evaluation import evaluate
     from sae_platform.hookspecs import hookimpl
+    from sae_platform.linear import LinearSAE
     from sae_platform.loggers import Logger
     from sae_platform.runs import RunDirectory
-    from sae_platform.linear import LinearSAE
     from sae_platform.sae import SAE, StepOutput, StepState
     from sae_platform.sparse import SparseFeatures
     from sae_platform.training import train

@@ -86,7 +86,9 @@ class TokenPolicy(BaseModel):
     exclude_special_tokens: bool = Field(
         True, description="activations of special tokens (attention sinks) are left out"
     )
-    separator: Literal["eos", "bos", "none"] = Field(default="eos", description="the token put between packed documents")
+    separator: Literal["eos", "bos", "none"] = Field(
+        default="eos", description="the token put between packed documents"
+    )
 
 
 class SAEMetadata(BaseModel):
@@ -114,14 +116,18 @@ class SAEConfig(ComponentConfig):
     selector: ClassVar[str] = "architecture"
 
     architecture: str
-    d_in: PositiveInt | None = Field(default=None, description="width of the activations; a run takes it from its source")
+    d_in: PositiveInt | None = Field(
+        default=None, description="width of the activations; a run takes it from its source"
+    )
     d_sae: PositiveInt = Field(description="number of features")
     normalize_activations: Normalization = Field(
         default="none",
         description="scaling of the input: one constant estimated on data and folded into the saved weights "
         "(expected_average_only_in), or per token at run time (layer_norm, constant_norm_rescale)",
     )
-    apply_b_dec_to_input: bool = Field(default=True, description="subtract the decoder bias from the input before encoding")
+    apply_b_dec_to_input: bool = Field(
+        default=True, description="subtract the decoder bias from the input before encoding"
+    )
     decoder_init_norm: float | None = Field(default=0.1, gt=0, description="norm of the decoder rows at the start")
     dtype: Dtype = Field(default="float32", description="of the weights at the start; sae.cfg reports their own")
     device: str = Field(default="cpu", description="of the weights at the start; sae.cfg reports their own")

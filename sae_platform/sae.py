@@ -104,7 +104,7 @@ class SAE(nn.Module, ABC):
         raise NotImplementedError
 
     def save_model(self, path: str | Path, sparsity: Tensor | None = None) -> tuple[Path, ...]:
-        """Write the SAE folder (cfg.json, sae_weights.safetensors, with `sparsity` [d_sae] also sparsity.safetensors)."""
+        """Write cfg.json, sae_weights.safetensors and, given log10 frequencies [d_sae], sparsity.safetensors."""
         return weights.save(self, Path(path), sparsity)
 
     @classmethod

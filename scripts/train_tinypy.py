@@ -3,9 +3,10 @@
     python scripts/train_tinypy.py [--tokens 12_000_000] [--out DIR]
 
 A GPT-2 of 4 layers and width 192 with its own byte-level BPE of 4,096 tokens and a context of 128. The training stream
-is every training document, each ended by the end-of-text token, cut into windows of 127 tokens behind a beginning-of-text
-token. Held out are the files whose path's hash falls into the 5 % of `sae_platform_transformers.stdlib.is_held_out`; the
-loss is the mean over every held-out token, each predicted once, in windows of the same form.
+is every training document, each ended by the end-of-text token, cut into windows of 127 tokens behind a
+beginning-of-text token. Held out are the files whose path's hash falls into the 5 % of
+`sae_platform_transformers.stdlib.is_held_out`; the loss is the mean over every held-out token, each predicted once, in
+windows of the same form.
 
 Hidden matrices learn by Muon, everything else by AdamW, both with a linear warm-up and a linear decay to zero.
 """

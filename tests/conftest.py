@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+import torch
 
 from sae_platform.plugins import GROUP, installed_plugins
 
 ROOT = Path(__file__).parent.parent
 OUTSIDE_PLUGIN = ROOT / "tests/third_party/sae-platform-hello"
+
+torch.set_num_threads(1)  # small tensors: threads only wait for each other
 
 collect_ignore = ["third_party"]  # its tests run in an environment of their own
 

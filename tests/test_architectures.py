@@ -419,7 +419,7 @@ def test_the_estimated_scale_is_folded_into_the_weights(architecture: str, apply
     sae = built(architecture, **settings, apply_b_dec_to_input=apply_b_dec_to_input)
     sae.initialise(x)
     target = one_step(sae, x).target
-    same(target.norm(dim=1).mean(), torch.tensor(math.sqrt(D_IN)).double())
+    same(target.norm(dim=1).mean(), torch.tensor(math.sqrt(D_IN), dtype=torch.float64))
     same(sae.b_dec, target.mean(0))
     sae.b_dec.data.add_(0.3)
     folded = sae.eval().inference_form()

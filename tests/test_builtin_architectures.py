@@ -1,4 +1,4 @@
-"""The four built-in architectures, each in every input normalisation, against the contract and their own mathematics."""
+"""The four built-in architectures, each in every input normalisation, against the contract."""
 
 from __future__ import annotations
 

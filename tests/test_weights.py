@@ -323,7 +323,10 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "no UTF-8": (_write("cfg.json", b"\xff\xfe\x00"), r"an_sae/cfg\.json cannot be read"),
     "no object": (_write("cfg.json", b"[1, 2]"), r"an_sae/cfg\.json does not describe an SAE"),
     "empty object": (_write("cfg.json", b"{}"), r"an_sae/cfg\.json does not describe an SAE"),
-    "unknown architecture": (lambda folder: edit(folder, architecture="standart"), r"cfg\.json(.|\n)*'standart'. Did you mean 'standard'"),
+    "unknown architecture": (
+        lambda folder: edit(folder, architecture="standart"),
+        r"cfg\.json(.|\n)*'standart'. Did you mean 'standard'",
+    ),
     "unknown setting": (lambda folder: edit(folder, l2_coefficient=1), r"cfg\.json(.|\n)*l2_coefficient"),
     "impossible setting": (lambda folder: edit(folder, d_sae=-1), r"cfg\.json(.|\n)*d_sae"),
     "width missing": (lambda folder: edit(folder, d_in=None), r"d_in is not set"),

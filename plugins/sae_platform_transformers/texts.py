@@ -40,8 +40,8 @@ class Texts(ABC):
 
 
 class FiniteTexts(Texts):
-    """Documents on this machine, permuted: by seed and epoch for training, always in the same way when held out, so that
-    the first few are a fair sample of all."""
+    """Documents on this machine, permuted: by seed and epoch for training, always in the same way when held out, so
+    that the first few are a fair sample of all."""
 
     def __init__(self, source: Documents, seed: int) -> None:
         self.source, self.seed = source, seed
