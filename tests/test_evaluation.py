@@ -270,7 +270,7 @@ def test_known_features_add_how_well_they_are_recovered(run: RunDirectory) -> No
     assert results["metrics_version"] == VERSION
 
 
-def test_a_folder_without_an_sae_is_refused(tmp_path: Path, run: RunDirectory) -> None:
+def test_a_folder_without_an_sae_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match="is no run, checkpoint or SAE folder"):
         evaluate(tmp_path)
     with pytest.raises(PlatformError, match="The folder does not exist"):

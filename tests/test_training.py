@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -74,6 +75,17 @@ class Tape(ActivationSource):
             yield Batch(x[place : place + 100].to(self.dtype), numbers[place : place + 100])
 
 
+# Processors differ in the last bits of random numbers, so that a few features fire on one and not on another: 3e-4.
+GOLDEN = {
+    "explained_variance": 0.67936,
+    "fvu": 0.32064,
+    "mse": 0.62700,
+    "cosine_similarity": 0.74073,
+    "l0": 4.0,
+    "dead_fraction": 0.0,
+    "mean_max_cosine": 0.64464,
+    "mean_loss": 7.9398,
+}
 SYNTHETIC = {"kind": "synthetic", "d_in": D_IN, "n_features": 24, "l0": 2.0, "batch_size": 256, "held_out_rows": 512}
 SAE_TABLE = {"architecture": "topk", "d_sae": D_SAE, "k": 4, "normalize_activations": "expected_average_only_in"}
 
@@ -144,8 +156,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(architectur
 
 def test_a_seeded_run_gives_the_numbers_it_always_gave(tmp_path: Path) -> None:
     run = train(a_run({**SYNTHETIC, "rows": 4000}, tokens=8000, buffer=1024, lr_schedule="cosine", seed=7), tmp_path)
-    measured = {**evaluate(run.sae_path), "training_loss": run.latest()["loss"]}
-    assert measured == {name: pytest.approx(value, rel=1e-3) for name, value in GOLDEN.items()}
+    losses = values(run, "loss")
+    measured = {**evaluate(run.sae_path), "mean_loss": sum(losses) / len(losses)}
+    assert {name: measured[name] for name in GOLDEN} == pytest.approx(GOLDEN, rel=1e-3)
 
 
 def test_the_global_generator_is_left_as_it_was(tmp_path: Path) -> None:
@@ -258,16 +271,17 @@ def test_what_is_logged_is_the_mean_since_the_last_record(tmp_path: Path) -> Non
     torch.testing.assert_close(torch.tensor(values(seldom, "loss")), expected)
 
 
-def clipped_step(tmp_path: Path, name: str, clip: float) -> Tensor:
-    """How far the decoder bias moves in one step of an Adam whose eps is so large that it is plain gradient descent."""
-    run = a_run(tokens=BATCH, clip_grad_norm=clip, adam_eps=1e6, lr=1e6, lr_warm_up_steps=0, checkpoint_every=1)
-    (checkpoint,) = train(run, tmp_path, name).checkpoints()
-    return load_file(checkpoint / "optimizer.safetensors")["W_dec.exp_avg"].norm()
+def gradient_norm(run: RunDirectory) -> float:
+    """Of the decoder, in a run of one step: Adam's first average is a tenth of it."""
+    (checkpoint,) = run.checkpoints()
+    return 10 * load_file(checkpoint / "optimizer.safetensors")["W_dec.exp_avg"].norm().item()
 
 
 def test_gradients_are_clipped_unless_the_norm_is_zero(tmp_path: Path) -> None:
-    assert clipped_step(tmp_path, "clipped", 0.01) <= 0.1 * 0.01 * 1.001
-    assert clipped_step(tmp_path, "free", 0) > 0.1
+    runs = [train(a_run(tokens=BATCH, clip_grad_norm=norm, checkpoint_every=1), tmp_path) for norm in (0.01, 0)]
+    clipped, free = map(gradient_norm, runs)
+    assert 0.001 < clipped < 0.01001
+    assert free > 1
 
 
 def test_features_die_by_tokens_and_live_again() -> None:
@@ -328,17 +342,16 @@ def test_a_first_batch_that_is_not_finite_leaves_nothing_behind(tmp_path: Path) 
 def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(
     value: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    plain = LinearSAE.penalties
+    plain = LinearSAE.step
 
-    def penalties(sae: LinearSAE, forward: Any, state: StepState) -> dict[str, Tensor]:
-        terms = plain(sae, forward, state)
-        return {**terms, "trouble": forward.reconstruction.sum() * (value if state.step == 4 else 0.0)}
+    def step(sae: LinearSAE, batch: Batch, state: StepState) -> StepOutput:
+        output = plain(sae, batch, state)
+        trouble = output.reconstruction.sum() * (value if state.step == 4 else 0.0)
+        return replace(output, losses={**output.losses, "trouble": trouble})
 
-    monkeypatch.setattr(LinearSAE, "penalties", penalties)
-    sae = {"architecture": "standard", "d_sae": D_SAE}
-    monkeypatch.setattr(type(SAEConfig(**sae, d_in=D_IN).build()), "penalties", penalties)
-    with pytest.raises(PlatformError, match="at step 5 the loss is NaN or infinity.*lower lr"):
-        train(a_run(sae=sae, checkpoint_every=5), tmp_path, "spoilt")
+    monkeypatch.setattr(LinearSAE, "step", step)
+    with pytest.raises(PlatformError, match=r"at step 5 the loss is NaN or infinity.*lower lr"):
+        train(a_run(checkpoint_every=5), tmp_path, "spoilt")
     run = RunDirectory(tmp_path / "spoilt")
     assert run.status().state == "failed"
     assert run.checkpoints() == []
@@ -494,7 +507,7 @@ def test_a_checkpoint_that_cannot_be_written_is_not_there_and_the_older_one_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     full_disk(monkeypatch, lambda path: path.name == "optimizer.safetensors" and "step-00000008" in str(path))
-    with pytest.raises(PlatformError, match="step-00000008 cannot be written: No space left on device. Older"):
+    with pytest.raises(PlatformError, match="step-00000008 cannot be written: No space left on device"):
         train(a_run(checkpoint_every=4, keep_checkpoints=1), tmp_path, "full")
     run = RunDirectory(tmp_path / "full")
     assert run.status().state == "failed"
@@ -627,6 +640,3 @@ def test_a_run_can_be_trained_in_any_thread(tmp_path: Path) -> None:
     thread.start()
     thread.join(WAIT)
     assert [run.status().state for run in runs] == ["finished"]
-
-
-GOLDEN: dict[str, float] = {}

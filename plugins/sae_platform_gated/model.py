@@ -35,8 +35,8 @@ class GatedSAE(LinearSAE):
 
     def penalties(self, forward: Forward, state: StepState) -> dict[str, Tensor]:
         opened = forward.pre.replace(self._gate(forward.pre).relu())
-        weighted = opened.replace(opened.values * opened.at(self.W_dec.norm(dim=-1)))
-        # The gate must reconstruct by itself too, through a decoder that this term may not change.
+        # Both terms are about the gate alone: a decoder they could shrink would lower the penalty and open the gates.
+        weighted = opened.replace(opened.values * opened.at(self.W_dec.detach().norm(dim=-1)))
         by_gate = opened.decode(self.W_dec.detach()) + self.b_dec.detach()
         return {
             "l1_loss": state.coefficients["l1"] * weighted.row_sums().mean(),

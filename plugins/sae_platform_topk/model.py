@@ -75,8 +75,9 @@ class TopKSAE(LinearSAE):
         return sae
 
     def _decoder_norms(self) -> Tensor:
-        norms: Tensor = self.W_dec.norm(dim=-1)
-        return norms.clamp_min(1e-8)
+        """Norms in the units of the model's activations, so that features mean the same before and after folding."""
+        norms: Tensor = self.W_dec.norm(dim=-1).clamp_min(1e-8)
+        return norms if self.input_scale is None else norms / self.input_scale
 
 
 def _variance(x: Tensor) -> Tensor:

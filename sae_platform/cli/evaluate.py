@@ -39,4 +39,4 @@ def command(path: Path, tokens: int | None, preservation_tokens: int | None, dev
 
         from sae_platform.cli.progress import metrics_table
 
-        Console(highlight=False).print(metrics_table(without_nan(results), str(folder)))
+        Console(highlight=False, markup=False, emoji=False).print(metrics_table(without_nan(results), str(folder)))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -41,7 +40,7 @@ class TrainingDisplay(Display):
 
     def __init__(self, tokens: int) -> None:
         self.directory: Path | None = None
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._tokens = tokens
         self._printed = -PLAIN_SECONDS
         self._progress: Progress | None = None
@@ -87,7 +86,7 @@ class TrainingDisplay(Display):
             self._console.print(f"step {step}  {tokens / self._tokens:4.0%}  {line}  {left:.0f} s left")
 
     def say(self, text: str, level: str) -> None:
-        self._console.print(escape(text), style=STYLES[level])
+        self._console.print(text, style=STYLES[level])
 
     def finish(self, state: str) -> None:
         if self._progress:

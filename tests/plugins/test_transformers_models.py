@@ -135,5 +135,5 @@ def test_the_embedded_model_needs_nothing_from_outside() -> None:
     source = TransformersSourceConfig().build()
     assert (source.d_in, source.causal, source.metadata.model_name) == (192, True, "tinypy")
     contexts, batch = next(source.contexts("held_out")), next(source.harvest("held_out"))
-    assert contexts.tokens.shape == (32, 128)
+    assert contexts.tokens.shape == (16, 128)
     assert batch.x.shape == (contexts.kept.sum(), 192)

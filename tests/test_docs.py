@@ -1,0 +1,29 @@
+"""Every block of the README that can run is run, in the order a reader meets them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+SETUP = ("make demo", "pip install")
+
+
+def test_the_readme_runs(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = 0
+    for language, text in re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL):
+        if language == "toml":
+            (tmp_path / "run.toml").write_text(text)
+            continue
+        if language == "sh":
+            assert text.startswith(SETUP), text
+            continue
+        program = [sys.executable, "-c", text] if language == "python" else ["bash", "-euc", text]
+        done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+        ran += 1
+    assert ran >= 6
