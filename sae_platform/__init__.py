@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         SAEMetadata,
         TokenPolicy,
     )
-    from sae_platform.config import RunConfig, read_run
+    from sae_platform.config import EvaluationConfig, RunConfig, read_run
     from sae_platform.errors import PlatformError
     from sae_platform.evaluation import evaluate
     from sae_platform.hookspecs import hookimpl
@@ -33,6 +33,7 @@ _HOME = {
     "ActivationSource": "activations",
     "ActivationSourceConfig": "components",
     "Batch": "activations",
+    "EvaluationConfig": "config",
     "ExporterConfig": "components",
     "LanguageModelSource": "activations",
     "LinearSAE": "linear",
@@ -58,6 +59,7 @@ __all__ = [
     "ActivationSource",
     "ActivationSourceConfig",
     "Batch",
+    "EvaluationConfig",
     "ExporterConfig",
     "LanguageModelSource",
     "LinearSAE",
