@@ -214,7 +214,7 @@ def test_a_terminal_gets_a_live_line_and_its_ctrl_c_a_checkpoint_to_load(tmp_pat
     run = RunDirectory(tmp_path / "live")
     master, slave = pty.openpty()
     arguments = ("train", "--runs", tmp_path, "--name", "live", *settings(*ENDLESS))
-    with start(*arguments, stderr=slave) as process, open(master, "rb", buffering=0) as terminal:
+    with start(*arguments, stderr=slave) as process, os.fdopen(master, "rb", 0) as terminal:
         os.close(slave)
         screen = b""
         while b" tokens/s" not in screen:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 class GatedConfig(SAEConfig):
     architecture: Literal["gated"] = "gated"
-    l1_coefficient: NonNegativeFloat = Field(3.0, description="weight of the sparsity penalty on the gates")
+    l1_coefficient: NonNegativeFloat = Field(2.5, description="weight of the sparsity penalty on the gates")
     l1_warm_up_steps: NonNegativeInt = Field(0, description="steps over which the penalty rises to its weight")
 
     def module(self) -> type[GatedSAE]:
