@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
@@ -12,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ SYNTHETIC = (
     "source.kind=synthetic", "source.d_in=16", "source.n_features=24", "source.held_out_rows=512",
     "sae.d_sae=64", "sae.k=4", "training.batch_size=64", "training.buffer=256",
 )  # fmt: skip
+WAIT = 60  # seconds until a test is given up; nothing waits this long
 GENERIC = {"explained_variance", "fvu", "mse", "cosine_similarity", "l0", "dead_fraction"}
 PRESERVATION = {
     "ce_loss_score", "ce_loss_with_sae", "ce_loss_without_sae", "ce_loss_with_ablation", "kl_div_score",
@@ -51,12 +52,18 @@ def invoke(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [*map(str, arguments)])
 
 
-def start(*arguments: str | Path, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    """A command in a process of its own."""
+@contextmanager
+def started(*arguments: str | Path, stderr: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process of its own, which does not outlive the block."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "150"}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +84,7 @@ class Trained:
             "training.batch_size=256", "training.buffer=512", "training.checkpoint_every=3",
             "evaluation.tokens=200", "evaluation.preservation_tokens=128",
         )  # fmt: skip
-        with start("train", "--runs", runs, "--name", "small", *settings(*model)) as process:
+        with started("train", "--runs", runs, "--name", "small", *settings(*model)) as process:
             self.stdout, self.stderr = process.communicate()
         assert process.returncode == 0, self.stderr
         self.directory = RunDirectory(runs / "small")
@@ -198,7 +205,7 @@ def assert_interrupted(run: RunDirectory, output: str) -> None:
 
 def test_sigterm_ends_the_run_with_a_checkpoint_to_load(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "stopped")
-    with start("train", "--runs", tmp_path, "--name", "stopped", *settings(*ENDLESS)) as process:
+    with started("train", "--runs", tmp_path, "--name", "stopped", *settings(*ENDLESS)) as process:
         assert process.stderr is not None
         assert any(line.startswith("step ") for line in iter(process.stderr.readline, ""))
         assert run.latest()["loss"] > 0
@@ -214,19 +221,19 @@ def test_a_terminal_gets_a_live_line_and_its_ctrl_c_a_checkpoint_to_load(tmp_pat
     run = RunDirectory(tmp_path / "live")
     master, slave = pty.openpty()
     arguments = ("train", "--runs", tmp_path, "--name", "live", *settings(*ENDLESS))
-    with start(*arguments, stderr=slave) as process, os.fdopen(master, "rb", 0) as terminal:
+    with started(*arguments, stderr=slave) as process, os.fdopen(master, "rb", 0) as terminal:
         os.close(slave)
         screen = b""
         while b" tokens/s" not in screen:
             screen += terminal.read(65536)
         assert run.latest()["loss"] > 0
         process.send_signal(signal.SIGINT)
-        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        with suppress(OSError):  # how Linux says that the other end is closed
             while part := terminal.read(65536):
                 screen += part
         assert process.stdout is not None
         assert process.stdout.read() == f"{run.path}\n"
-    assert process.returncode == 130
+        assert process.wait(WAIT) == 130
     assert re.search(r"\x1b\[\d*[A-Za-z]", screen.decode())
     assert re.search(r" 0%.*loss \d+\.\d+  L0 4\.0  explained ", screen.decode())
     assert_interrupted(run, screen.decode())
@@ -264,7 +271,7 @@ with StopSignals() as signals:
     ],
 )
 def test_a_mistake_in_the_run_file_is_answered_at_once(setting: str, message: str, tmp_path: Path) -> None:
-    with start("train", "--runs", tmp_path / "runs", *settings(setting)) as process:
+    with started("train", "--runs", tmp_path / "runs", *settings(setting)) as process:
         stdout, stderr = process.communicate()
     assert (process.returncode, stdout) == (2, "")
     assert stderr.startswith(message)
