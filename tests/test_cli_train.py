@@ -241,13 +241,14 @@ def test_a_terminal_gets_a_live_line_and_its_ctrl_c_a_checkpoint_to_load(tmp_pat
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
     program = """
-import signal
+from threading import Event
 from sae_platform.signals import StopSignals
 with StopSignals() as signals:
     print("on", flush=True)
-    while True:
-        signal.pause()
-        print(signals.received, flush=True)
+    while signals.received is None:
+        Event().wait(0.01)
+    print(signals.received, flush=True)
+    Event().wait()
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
