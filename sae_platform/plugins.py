@@ -44,7 +44,7 @@ class Plugin:
     point: EntryPoint
     status: Literal["found", "loaded", "failed", "disabled"] = "found"
     offers: list[type[ComponentConfig]] = field(default_factory=list)
-    error: Exception | None = None
+    error: BaseException | None = None
 
     @property
     def name(self) -> str:
@@ -57,6 +57,13 @@ class Plugin:
     @property
     def version(self) -> str:
         return self.point.dist.version if self.point.dist else "?"
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed to load, if it did."""
+        if self.error is None or isinstance(self.error, PlatformError):
+            return str(self.error) if self.error else None
+        return f"{type(self.error).__name__}: {self.error}"
 
     def __str__(self) -> str:
         return f"{self.name} ({self.distribution} {self.version})"
@@ -81,7 +88,7 @@ class PluginHost:
                 try:
                     plugin.offers = list(self._load(plugin))
                     plugin.status = "loaded"
-                except Exception as error:  # third-party code may raise anything
+                except (Exception, SystemExit) as error:  # third-party code may raise anything
                     self._manager.unregister(name=str(plugin))
                     plugin.status, plugin.error = "failed", error
         return self
@@ -110,7 +117,7 @@ class PluginHost:
         lines = [f"No {base.role} is called {kind!r}.{nearest(kind, usable)} Installed: {choices(usable)}."]
         for plugin in self.plugins:
             if plugin.status == "failed":
-                lines.append(f"{plugin} is installed but failed to load: {plugin.error}")
+                lines.append(f"{plugin} is installed but failed to load: {plugin.reason}")
             if plugin.status == "disabled":
                 lines.append(f"{plugin} is switched off by {DISABLE_VARIABLE}.")
         raise PlatformError("\n".join(lines))

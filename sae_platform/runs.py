@@ -263,7 +263,7 @@ def _make_folder(root: Path, name: str | None, default_name: str) -> Path:
         except FileExistsError as error:
             if name is not None:
                 raise PlatformError(
-                    f"There already is a run {name!r} in {root}. Resume it, or choose a name."
+                    f"There already is a run {name!r} in {root}. Choose another name, or leave it out."
                 ) from error
         except OSError as error:
             raise PlatformError(f"Cannot make the run's folder {path}: {error.strerror}.") from error

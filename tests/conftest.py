@@ -1,4 +1,4 @@
-"""What several test files share: a plugin installed for one test, and a throw-away environment with our wheel in it."""
+"""Fixtures that several test files share: a plugin, steps of a run, a saved SAE, an environment with our wheel."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ from typing import Protocol
 import pytest
 import torch
 
+from sae_platform.activations import Batch
+from sae_platform.linear import LinearSAE
 from sae_platform.plugins import GROUP, installed_plugins
+from sae_platform.sae import StepOutput, StepState
+from saved import trained
+from tape import Step
 
 ROOT = Path(__file__).parent.parent
 OUTSIDE_PLUGIN = ROOT / "tests/third_party/sae-platform-hello"
 
 torch.set_num_threads(1)  # small tensors: threads only wait for each other
+
+pytest.register_assert_rewrite("formulas")  # so that its assertions show what they compared
 
 collect_ignore = ["third_party"]  # its tests run in an environment of their own
 
@@ -57,6 +64,27 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     installed_plugins.cache_clear()
     for module in modules:
         sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+    """Every step that is taken, as it happens."""
+    taken: list[Step] = []
+    plain = LinearSAE.step
+
+    def step(sae: LinearSAE, batch: Batch, state: StepState) -> StepOutput:
+        taken.append(Step(batch, state))
+        return plain(sae, batch, state)
+
+    monkeypatch.setattr(LinearSAE, "step", step)
+    return taken
+
+
+@pytest.fixture
+def sae_folder(tmp_path: Path) -> Path:
+    """A saved standard SAE."""
+    trained().save_model(tmp_path / "an_sae")
+    return tmp_path / "an_sae"
 
 
 class Environment:

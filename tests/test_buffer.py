@@ -20,15 +20,6 @@ from sae_platform.buffer import ShuffleBuffer, capacity_of
 from sae_platform.errors import PlatformError
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def harvest(sizes: Sequence[int], dtype: torch.dtype = torch.float32) -> list[Batch]:
     """Batches of the given sizes; row i is [i, -i], its token i + 7 and its position i + 9."""
     numbers = torch.arange(sum(sizes)).split(list(sizes))

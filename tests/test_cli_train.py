@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from sae_platform import SAE
@@ -33,14 +32,6 @@ PRESERVATION = {
     "ce_loss_score", "ce_loss_with_sae", "ce_loss_without_sae", "ce_loss_with_ablation", "kl_div_score",
     "ce_loss_score_mean", "ce_loss_with_mean_ablation",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def settings(*given: str) -> list[str]:

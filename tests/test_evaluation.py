@@ -25,14 +25,6 @@ SETTINGS = EvaluationConfig(tokens=600, preservation_tokens=384)
 HOOK = {"gpt2": "transformer.h.0", "bert": "encoder.layer.0"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Replacement(SAE):
     """Features are the positive and the negative parts of the activations; what becomes of them is `change`."""
 

@@ -40,7 +40,7 @@ def refusal(name: str) -> str:
     plugin = loaded(name)
     assert plugin.status == "failed"
     assert plugin.offers == []
-    return str(plugin.error)
+    return plugin.reason or ""
 
 
 def test_an_installed_plugin_is_found(install):
@@ -75,7 +75,8 @@ def test_one_plugin_may_offer_parts_for_several_roles(install):
     ("source", "reason"),
     [
         ("import no_such_module", "No module named 'no_such_module'"),
-        ("raise RuntimeError('not today')", "not today"),
+        ("raise RuntimeError('not today')", "RuntimeError: not today"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
         (architecture("broken", offers="1 / 0"), "division by zero"),
         (architecture("broken", offers="None"), "must return SAEConfig classes, not None"),
         (architecture("broken", offers="'broken'"), "must return SAEConfig classes, not 'b'"),
@@ -88,6 +89,7 @@ def test_one_plugin_may_offer_parts_for_several_roles(install):
     ids=[
         "missing module",
         "raises at import",
+        "exits at import",
         "raises in the hook",
         "nothing",
         "a word",

@@ -15,8 +15,6 @@ from sae_platform import SAEConfig
 from sae_platform.sparse import DenseFeatures, Features, SparseFeatures, selected_preactivations
 from sae_platform.testing import one_step
 
-torch.set_num_threads(1)
-
 ROWS, D_SAE, D_IN = 6, 5, 3
 MASKS = {
     "mixed": [[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]],

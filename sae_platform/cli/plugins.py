@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from sae_platform.cli.table import aligned
-from sae_platform.errors import PlatformError
 from sae_platform.plugins import Plugin, PluginHost
 
 
@@ -35,9 +34,7 @@ def list_plugins(as_json: bool) -> None:
 def check(ctx: click.Context, as_json: bool) -> None:
     """Import every plugin and show what it offers. Exit code 1 when one failed or two claim the same kind."""
     host = PluginHost().load()
-    checked = [
-        {**_described(plugin), "offers": _offers(plugin), "error": _reason(plugin.error)} for plugin in host.plugins
-    ]
+    checked = [{**_described(plugin), "offers": _offers(plugin), "error": plugin.reason} for plugin in host.plugins]
     contested = host.contested()
     if as_json:
         click.echo(json.dumps({"plugins": checked, "contested": contested}, indent=2))
@@ -47,7 +44,7 @@ def check(ctx: click.Context, as_json: bool) -> None:
         click.echo(aligned([columns, *rows]))
         for plugin in host.plugins:
             if plugin.error is not None:
-                click.echo(f"\n{plugin} failed to load: {_reason(plugin.error)}")
+                click.echo(f"\n{plugin} failed to load: {plugin.reason}")
         for sentence in contested:
             click.echo(f"\n{sentence}")
     if contested or any(plugin.error is not None for plugin in host.plugins):
@@ -66,9 +63,3 @@ def _described(plugin: Plugin) -> dict[str, Any]:
 
 def _offers(plugin: Plugin) -> list[str]:
     return [f"{config.role}:{config.fixed_kind()}" for config in plugin.offers]
-
-
-def _reason(error: Exception | None) -> str | None:
-    if error is None or isinstance(error, PlatformError):
-        return str(error) if error else None
-    return f"{type(error).__name__}: {error}"
