@@ -8,7 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+import pytest
+
+from sae_platform import read_run
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 SETUP = ("make demo", "pip install")
 
 
@@ -27,3 +32,11 @@ def test_the_readme_runs(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
         ran += 1
     assert ran >= 6
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("docs/runs/*.toml")), ids=lambda file: file.stem)
+def test_a_run_file_of_the_docs_describes_the_run_that_the_readme_reports(file: Path) -> None:
+    run = read_run(file)
+    assert file.stem in (run.sae.architecture, run.source.kind)
+    assert f"`{file.name}`" in README.read_text()
+    assert f"`{file.name}` | {run.training.tokens:,} |" in README.read_text() or file.stem == run.source.kind
