@@ -51,6 +51,9 @@ class TrainingConfig(BaseModel):
     device: str = Field("cpu", description="of the SAE and the shuffle buffer")
     dtype: Dtype = Field("float32", description="of the SAE's weights")
     buffer: PositiveInt | str = Field(131_072, description='shuffle buffer: tokens (131072) or memory ("2GB")')
+    sparse_below: float | None = Field(
+        None, ge=0, description="density of features below which a step runs on them alone; default: the device's"
+    )
     dead_feature_window: PositiveInt = Field(100_000, description="a feature silent for this many tokens is dead")
     log_every: PositiveInt = Field(10, description="steps between records of the metrics")
     checkpoint_every: NonNegativeInt = Field(1000, description="steps between checkpoints; 0: only when interrupted")

@@ -16,7 +16,19 @@ from sae_platform.activations import Batch
 from sae_platform.components import SAEConfig
 from sae_platform.errors import PlatformError
 from sae_platform.sae import SAE, StepOutput, StepState
-from sae_platform.sparse import DenseFeatures, Features, SparseFeatures, selected_preactivations
+from sae_platform.sparse import (
+    DenseFeatures,
+    Features,
+    SparseFeatures,
+    Workspace,
+    dense_preactivations,
+    selected_preactivations,
+)
+
+# Share of features at which a step on the active ones takes as long as a dense one. Measured on two CPU cores
+# (benchmarks/README.md); for CUDA computed from the bandwidth of memory and not yet measured.
+SPARSE_BELOW = {"cpu": 0.05, "cuda": 0.006}
+SAMPLE_ROWS = 32  # from which the density of a batch is estimated
 
 
 @dataclass(frozen=True)
@@ -34,8 +46,9 @@ class LinearSAE(SAE):
     """pre = (x - b_dec) W_enc + b_enc, f = activate(pre), y = f W_dec + b_dec.
 
     A subclass writes `activate` elementwise (`pre.at(parameter)` lines a per-feature parameter up with the values) and
-    its loss terms in `penalties`; the same code then runs on dense features and on the selected ones alone. With
-    `sparse_step`, training never holds more than a row chunk of [rows, d_sae].
+    its loss terms in `penalties`; the same code then runs on dense features and on the selected ones alone. A class
+    with `sparse_step` says which entries those are in `select`; its steps run on them alone, and never hold more than a
+    row chunk of [rows, d_sae], while that is faster: below `StepState.sparse_below`.
     """
 
     sparse_step: ClassVar[bool] = False
@@ -67,8 +80,21 @@ class LinearSAE(SAE):
         return self.activate(pre)
 
     def select(self, pre: Tensor) -> SparseFeatures:
-        """Of dense pre-activations [rows, d_sae], those that may fire or carry a gradient. May overwrite `pre`."""
+        """Of dense pre-activations [rows, d_sae], those that may fire or carry a gradient. May overwrite `pre`.
+
+        Called without autograd. It is given pre-activations times `selection_scale()`, and returns such.
+        """
         return SparseFeatures.where(self.activate(DenseFeatures(pre)).values != 0, pre)
+
+    def selection_scale(self) -> Tensor | None:
+        """What pre-activations are multiplied by for `select`, [d_sae]; None: nothing."""
+        return None
+
+    @torch.no_grad()
+    def density(self, x: Tensor) -> float:
+        """Share of the features that a sparse step on x [rows, d_in] keeps, estimated from a few rows."""
+        sample = x[:: max(1, len(x) // SAMPLE_ROWS)]
+        return len(self._selected(sample).indices) / max(1, len(sample) * self.d_sae)
 
     def penalties(self, forward: Forward, state: StepState) -> dict[str, Tensor]:
         """Loss terms besides the reconstruction error."""
@@ -92,7 +118,9 @@ class LinearSAE(SAE):
 
     def step(self, batch: Batch, state: StepState) -> StepOutput:
         x, _ = self._normalized(self._rows(batch.x))
-        pre = self._preactivations(x, self.sparse_step)
+        limit = SPARSE_BELOW.get(x.device.type, 0.0) if state.sparse_below is None else state.sparse_below
+        sparse = self.sparse_step and self.density(x) < limit
+        pre = self._preactivations(x, sparse, state.workspace)
         features = self.activate_in_training(pre)
         reconstruction = features.decode(self.W_dec) + self.b_dec
         mse = (reconstruction - x).pow(2).sum(-1).mean()
@@ -122,16 +150,23 @@ class LinearSAE(SAE):
     def dead_preactivations(self, x: Tensor, dead: Tensor) -> Tensor:
         """Pre-activations of dead features alone: x [rows, d_in], dead [n_dead] to [rows, n_dead]."""
         b_enc = None if self.b_enc is None else self.b_enc[dead]
-        return F.linear(self._centred(x), self.W_enc_rows[dead], b_enc)
+        return dense_preactivations(x, self.W_enc_rows[dead], b_enc, self._subtracted).values
 
-    def _preactivations(self, x: Tensor, sparse: bool) -> Features:
-        if not sparse:
-            return DenseFeatures(F.linear(self._centred(x), self.W_enc_rows, self.b_enc))
-        b_dec = self.b_dec if self._cfg.apply_b_dec_to_input else None
-        return selected_preactivations(x, self.W_enc_rows, self.b_enc, b_dec, self.select)
+    def _preactivations(self, x: Tensor, sparse: bool, workspace: Workspace | None = None) -> Features:
+        if sparse:
+            return self._selected(x, workspace)
+        return dense_preactivations(x, self.W_enc_rows, self.b_enc, self._subtracted)
 
-    def _centred(self, x: Tensor) -> Tensor:
-        return x - self.b_dec if self._cfg.apply_b_dec_to_input else x
+    def _selected(self, x: Tensor, workspace: Workspace | None = None) -> SparseFeatures:
+        return selected_preactivations(
+            x, self.W_enc_rows, self.b_enc, self._subtracted, self.select,
+            scale=self.selection_scale(), workspace=workspace,
+        )  # fmt: skip
+
+    @property
+    def _subtracted(self) -> Tensor | None:
+        """What is subtracted from the input before encoding."""
+        return self.b_dec if self._cfg.apply_b_dec_to_input else None
 
     def _rows(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.d_in:

@@ -14,7 +14,7 @@ from sae_platform import weights
 from sae_platform.activations import Batch
 from sae_platform.components import SAEConfig
 from sae_platform.errors import PlatformError
-from sae_platform.sparse import Features, SparseFeatures
+from sae_platform.sparse import Features, SparseFeatures, Workspace
 
 
 class Coefficient(NamedTuple):
@@ -35,6 +35,8 @@ class StepState:
     step: int = 0
     coefficients: Mapping[str, float] = field(default_factory=dict)  # warm-ups applied
     dead: Tensor | None = None  # [n_dead] int64, the features that have not fired for long; None: not known yet
+    sparse_below: float | None = None  # density of features below which a step runs on them alone; None: the device's
+    workspace: Workspace | None = None  # scratch memory that is kept from step to step
 
 
 @dataclass(frozen=True)

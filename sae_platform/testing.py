@@ -56,6 +56,14 @@ class ArchitectureContract:
             assert loss.shape == (), name
             assert loss.isfinite(), name
 
+    def test_the_density_from_which_steps_are_dense_changes_nothing(self, sae: SAE, x: Tensor) -> None:
+        dense, *others = (copy.deepcopy(sae) for _ in range(3))
+        expected = gradients_of_a_step(dense, x, 0.0)
+        for twin, limit in zip(others, (0.3, 2.0), strict=True):
+            actual = gradients_of_a_step(twin, x, limit)
+            for name, value in expected.items():
+                torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-5)
+
     def test_every_parameter_learns(self, sae: SAE, x: Tensor) -> None:
         train_steps(sae, x, 20)
         learnt = {name: p.detach().clone() for name, p in sae.named_parameters()}
@@ -143,10 +151,23 @@ class SourceContract:
         assert ActivationSourceConfig.model_validate(source.metadata.source) == self.config
 
 
-def one_step(sae: SAE, x: Tensor, step: int = 0, dead: Tensor | None = None) -> StepOutput:
-    """A training step's output, with every coefficient at its value for that step."""
+def one_step(
+    sae: SAE, x: Tensor, step: int = 0, dead: Tensor | None = None, sparse_below: float | None = None
+) -> StepOutput:
+    """A training step's output, with every coefficient at its value for that step.
+
+    It is dense when `sparse_below` is 0, and sparse, where the architecture can, when it is above 1.
+    """
     warmed = {name: coefficient.at(step) for name, coefficient in sae.coefficients().items()}
-    return sae.train().step(Batch(x), StepState(step, warmed, dead))
+    return sae.train().step(Batch(x), StepState(step, warmed, dead, sparse_below))
+
+
+def gradients_of_a_step(sae: SAE, x: Tensor, sparse_below: float) -> dict[str, Tensor]:
+    """The loss terms of a step and the gradients of their sum, by name."""
+    losses = one_step(sae, x, sparse_below=sparse_below).losses
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    gradients = {name: p.grad for name, p in sae.named_parameters() if p.grad is not None}
+    return {**{name: loss.detach() for name, loss in losses.items()}, **gradients}
 
 
 def train_steps(sae: SAE, x: Tensor, steps: int, lr: float = 1e-2) -> list[float]:

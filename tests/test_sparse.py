@@ -12,7 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sae_platform import SAEConfig
-from sae_platform.sparse import DenseFeatures, Features, SparseFeatures, selected_preactivations
+from sae_platform.sparse import (
+    DenseFeatures,
+    Features,
+    SparseFeatures,
+    Workspace,
+    dense_preactivations,
+    selected_preactivations,
+)
 from sae_platform.testing import one_step
 
 ROWS, D_SAE, D_IN = 6, 5, 3
@@ -141,7 +148,7 @@ def test_selected_preactivations_are_those_of_the_dense_product(rows: int, ties:
 def test_the_size_of_the_chunks_changes_nothing(chunk_rows: int) -> None:
     def run(size: int) -> tuple[SparseFeatures, list[Tensor]]:
         inputs = [normal(ROWS, D_IN), normal(D_SAE, D_IN, seed=1), normal(D_SAE, seed=2), normal(D_IN, seed=3)]
-        features = selected_preactivations(*inputs, lambda pre: SparseFeatures.where(pre > 0.3, pre), size)
+        features = selected_preactivations(*inputs, lambda pre: SparseFeatures.where(pre > 0.3, pre), chunk_rows=size)
         features.values.pow(2).sum().backward()
         return features, [t.grad for t in inputs if t.grad is not None]
 
@@ -152,6 +159,45 @@ def test_the_size_of_the_chunks_changes_nothing(chunk_rows: int) -> None:
     assert len(gradients) == len(expected) == 4
     for one, other in zip(gradients, expected, strict=True):
         same(one, other)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_scale_is_seen_by_the_selection_alone(biased: bool) -> None:
+    inputs = [normal(ROWS, D_IN), normal(D_SAE, D_IN, seed=1), normal(D_SAE, seed=2) if biased else None, None]
+    scale = normal(D_SAE, seed=3).detach().abs() + 0.1
+    seen: list[Tensor] = []
+
+    def keep(pre: Tensor) -> SparseFeatures:
+        seen.append(pre.clone())
+        return SparseFeatures.where(pre > 0, pre)
+
+    features = selected_preactivations(*inputs, keep, scale=scale)  # type: ignore[arg-type]
+    x, encoder, b_enc, _ = inputs
+    pre = x @ encoder.T + (0 if b_enc is None else b_enc)  # type: ignore[operator, union-attr]
+    same(seen[0], pre * scale)
+    same(features.dense(), pre.relu())
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_dense_preactivations_have_exact_gradients(biased: bool, centred: bool) -> None:
+    inputs = [normal(ROWS, D_IN), normal(D_SAE, D_IN, seed=1), normal(D_SAE, seed=2) if biased else None]
+    inputs.append(normal(D_IN, seed=3) if centred else None)
+    x, encoder, b_enc, b_dec = inputs
+    expected = torch.nn.functional.linear(x if b_dec is None else x - b_dec, encoder, b_enc)  # type: ignore[arg-type]
+    same(dense_preactivations(*inputs).values, expected)  # type: ignore[arg-type]
+    assert torch.autograd.gradcheck(lambda *given: dense_preactivations(*given).values, inputs)
+
+
+def test_a_workspace_gives_the_same_memory_again() -> None:
+    workspace, like = Workspace(), torch.zeros(1)
+    first = workspace.take("a", like, 4, 8)
+    assert first.shape == (4, 8)
+    assert first.is_contiguous()
+    assert workspace.take("a", like, 2, 8).data_ptr() == first.data_ptr()
+    assert workspace.take("b", like, 4, 8).data_ptr() != first.data_ptr()
+    assert workspace.take("a", like, 40, 8).shape == (40, 8)
+    assert workspace.take("a", like.double(), 2).dtype == torch.float64
 
 
 def test_selection_may_overwrite_its_buffer() -> None:

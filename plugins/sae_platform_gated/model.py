@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sae_platform.linear import Forward, LinearSAE
 from sae_platform.sae import Coefficient, StepState
-from sae_platform.sparse import Features, SparseFeatures
+from sae_platform.sparse import Features, SparseFeatures, positive
 from sae_platform_gated import GatedConfig
 
 
@@ -15,6 +15,7 @@ class GatedSAE(LinearSAE):
     """gate = pre + b_gate, magnitude = relu(pre exp(r_mag) + b_mag), f = magnitude where the gate is positive."""
 
     _cfg: GatedConfig
+    sparse_step = True
 
     def __init__(self, cfg: GatedConfig) -> None:
         super().__init__(cfg)
@@ -28,7 +29,8 @@ class GatedSAE(LinearSAE):
         return pre.replace(torch.where(self._gate(pre) > 0, magnitude, 0.0))
 
     def select(self, pre: Tensor) -> SparseFeatures:
-        return SparseFeatures.where(pre + self.b_gate > 0, pre)
+        opened = positive(pre.add_(self.b_gate))
+        return opened.replace(opened.values - opened.at(self.b_gate))
 
     def coefficients(self) -> dict[str, Coefficient]:
         return {"l1": Coefficient(self._cfg.l1_coefficient, self._cfg.l1_warm_up_steps)}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sae_platform.linear import Forward, LinearSAE
 from sae_platform.sae import Coefficient, StepState
-from sae_platform.sparse import Features, SparseFeatures
+from sae_platform.sparse import Features, SparseFeatures, positive
 from sae_platform_jumprelu import JumpReLUConfig
 
 
@@ -17,6 +17,7 @@ class JumpReLUSAE(LinearSAE):
     """The threshold itself is the parameter, kept at or above zero: in log space Adam would hardly move it."""
 
     _cfg: JumpReLUConfig
+    sparse_step = True
 
     def __init__(self, cfg: JumpReLUConfig) -> None:
         super().__init__(cfg)
@@ -26,10 +27,10 @@ class JumpReLUSAE(LinearSAE):
         jumped: Tensor = _JumpReLU.apply(pre.values, pre.at(self.threshold), self._cfg.bandwidth)  # type: ignore[no-untyped-call]
         return pre.replace(jumped)
 
-    @torch.no_grad()
     def select(self, pre: Tensor) -> SparseFeatures:
         lowest = self.threshold - self._cfg.bandwidth / 2 if self.training else self.threshold
-        return SparseFeatures.where(pre > lowest, pre)
+        above = positive(pre.sub_(lowest))
+        return above.replace(above.values + above.at(lowest))
 
     def coefficients(self) -> dict[str, Coefficient]:
         return {"l0": Coefficient(self._cfg.l0_coefficient, self._cfg.l0_warm_up_steps)}

@@ -7,18 +7,19 @@ from torch import Tensor
 
 from sae_platform.linear import Forward, LinearSAE
 from sae_platform.sae import Coefficient, StepState
-from sae_platform.sparse import Features, SparseFeatures
+from sae_platform.sparse import Features, SparseFeatures, positive
 from sae_platform_standard import StandardConfig
 
 
 class StandardSAE(LinearSAE):
     _cfg: StandardConfig
+    sparse_step = True
 
     def activate(self, pre: Features) -> Features:
         return pre.replace(pre.values.relu())
 
     def select(self, pre: Tensor) -> SparseFeatures:
-        return SparseFeatures.where(pre > 0, pre)
+        return positive(pre)
 
     def coefficients(self) -> dict[str, Coefficient]:
         return {"l1": Coefficient(self._cfg.l1_coefficient, self._cfg.l1_warm_up_steps)}

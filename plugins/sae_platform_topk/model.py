@@ -7,7 +7,14 @@ from torch import Tensor
 
 from sae_platform.linear import Forward, LinearSAE
 from sae_platform.sae import SAE, Coefficient, StepState
-from sae_platform.sparse import DenseFeatures, Features, SparseFeatures
+from sae_platform.sparse import (
+    DenseFeatures,
+    Features,
+    SparseFeatures,
+    Workspace,
+    largest,
+    selected_preactivations,
+)
 from sae_platform_topk import TopKConfig
 
 
@@ -20,15 +27,18 @@ class TopKSAE(LinearSAE):
 
     def activate(self, pre: Features) -> Features:
         if isinstance(pre, DenseFeatures):  # nothing is selected yet
-            chosen = self.select(pre.values.detach().clone())
+            chosen = self.select(pre.values.detach() * self.selection_scale())
             pre = pre.replace(pre.values * chosen.replace(torch.ones_like(chosen.values)).dense())
         return pre.replace(pre.values.relu())
 
-    @torch.no_grad()
     def select(self, pre: Tensor) -> SparseFeatures:
-        norms = self._decoder_norms()
-        top = pre.mul_(norms).topk(self._cfg.k, dim=-1, sorted=False)
-        return SparseFeatures.fixed(top.values / norms[top.indices], top.indices, self.d_sae)
+        return largest(pre, self._cfg.k)
+
+    def selection_scale(self) -> Tensor:
+        return self._decoder_norms().detach()
+
+    def density(self, x: Tensor) -> float:
+        return self._cfg.k / self.d_sae
 
     def encode(self, x: Tensor) -> Tensor:
         return self.encode_sparse(x).dense().view(*x.shape[:-1], self.d_sae)
@@ -49,18 +59,20 @@ class TopKSAE(LinearSAE):
     def penalties(self, forward: Forward, state: StepState) -> dict[str, Tensor]:
         if not state.coefficients["aux"] or state.dead is None or not len(state.dead):
             return {}
-        return {"auxiliary_loss": state.coefficients["aux"] * self._auxk(forward, state.dead)}
+        return {"auxiliary_loss": state.coefficients["aux"] * self._auxk(forward, state.dead, state.workspace)}
 
-    def _auxk(self, forward: Forward, dead: Tensor) -> Tensor:
+    def _auxk(self, forward: Forward, dead: Tensor, workspace: Workspace | None) -> Tensor:
         """How badly the strongest dead features reconstruct the residual, relative to its variance, in units of the
         target's variance (so that the coefficient means what it does in the paper)."""
         residual = (forward.target - forward.reconstruction).detach()
+        assert self.b_enc is not None
         decoder = self.W_dec[dead]
-        pre = self.dead_preactivations(forward.x, dead)
         k = min(max(1, self.d_in // 2), len(dead))
-        chosen = (pre.detach() * decoder.detach().norm(dim=-1)).topk(k, dim=-1, sorted=False).indices
-        acts = SparseFeatures.fixed(pre.gather(-1, chosen).relu(), chosen, len(dead))
-        error = (acts.decode(decoder) - residual).pow(2).sum(-1).mean()
+        pre = selected_preactivations(
+            forward.x, self.W_enc_rows[dead], self.b_enc[dead], self._subtracted, lambda pre: largest(pre, k),
+            scale=decoder.detach().norm(dim=-1), workspace=workspace,
+        )  # fmt: skip
+        error = (pre.replace(pre.values.relu()).decode(decoder) - residual).pow(2).sum(-1).mean()
         return error * (_variance(forward.target) / _variance(residual).clamp_min(1e-12))
 
     @torch.no_grad()
