@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from sae_platform.components import ActivationSourceConfig, ComponentConfig, Dtype, LoggerConfig, SAEConfig
+from sae_platform.components import ActivationSourceConfig, ComponentConfig, LoggerConfig, SAEConfig
 from sae_platform.errors import PlatformError, choices, nearest
 from sae_platform.plugins import PluginHost, installed_plugins
 
@@ -49,7 +49,9 @@ class TrainingConfig(BaseModel):
     clip_grad_norm: NonNegativeFloat = Field(1.0, description="largest norm of the gradient; 0: no clipping")
     seed: int = Field(0, ge=0, lt=2**63, description="of the weights, the order of the data and the shuffling")
     device: str = Field("cpu", description="of the SAE and the shuffle buffer")
-    dtype: Dtype = Field("float32", description="of the SAE's weights")
+    dtype: Literal["float32", "float64", "bfloat16"] = Field(
+        "float32", description="of the SAE's weights (Adam's second moments vanish in float16)"
+    )
     buffer: PositiveInt | str = Field(131_072, description='shuffle buffer: tokens (131072) or memory ("2GB")')
     sparse_below: float | None = Field(
         None, ge=0, description="density of features below which a step runs on them alone; default: the device's"

@@ -106,7 +106,8 @@ def recorded_source(sae: SAE) -> ActivationSource:
             "This SAE does not say where its activations come from. Give a source: evaluate(sae, source), "
             'with source = ActivationSourceConfig(kind="transformers", model=..., hook_name=...).build().'
         )
-    return ActivationSourceConfig.model_validate(recorded).build()
+    here = {"device": sae.cfg.device} if "device" in recorded else {}  # not where it was trained
+    return ActivationSourceConfig.model_validate({**recorded, **here}).build()
 
 
 def _replacements(sae: SAE, mean: Tensor, kept: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -107,7 +107,7 @@ class LinearSAE(SAE):
     def encode_sparse(self, x: Tensor) -> SparseFeatures:
         features = self.activate(self._preactivations(self._normalized(self._rows(x))[0], sparse=True))
         assert isinstance(features, SparseFeatures)
-        return features
+        return features.active()
 
     def decode(self, features: Tensor | SparseFeatures, x: Tensor | None = None) -> Tensor:
         if isinstance(features, SparseFeatures):

@@ -88,7 +88,9 @@ class PluginHost:
                 try:
                     plugin.offers = list(self._load(plugin))
                     plugin.status = "loaded"
-                except (Exception, SystemExit) as error:  # third-party code may raise anything
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # third-party code may raise anything, SystemExit too
                     self._manager.unregister(name=str(plugin))
                     plugin.status, plugin.error = "failed", error
         return self

@@ -99,11 +99,11 @@ class RunDirectory:
             status = self._written_status()
         except PlatformError as error:
             return RunStatus(state="stopped", message=str(error))
-        gone = status.state == "running" and not _is_alive(status)
+        gone = status.state == "running" and not _is_alive(self.path, status)
         return status.model_copy(update={"state": "stopped"}) if gone else status
 
     def is_alive(self) -> bool:
-        """Whether a process is writing to the run: by its id on this host, by the age of its heartbeat on another."""
+        """Whether a process is writing to the run: by its lock on this host, by the age of its heartbeat on another."""
         return self.status().state == "running"
 
     def metrics(self, name: str | None = None, after: int = -1) -> dict[str, list[tuple[int, float]]]:
@@ -138,7 +138,9 @@ class RunDirectory:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise PlatformError(f"Cannot read {path}: {error}. Evaluate the run again to replace it.") from error
+            raise PlatformError(
+                f"Cannot read {path}: {error}. This measures again: sae-platform evaluate {self.path}"
+            ) from error
         return found
 
     def _written_status(self) -> RunStatus:
@@ -291,16 +293,20 @@ def _is_run(path: Path) -> bool:
     return (path / "run.toml").is_file() and (path / "status.json").is_file()
 
 
-def _is_alive(status: RunStatus) -> bool:
+def _is_alive(path: Path, status: RunStatus) -> bool:
+    """Whether the run's lock is held, which ends with its process whatever becomes of the process's number."""
     if status.host != socket.gethostname() or os.name != "posix":
         return time.time() - status.heartbeat < SILENCE_SECONDS
+    import fcntl
+
     try:
-        os.kill(status.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
+        with (path / ".lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    return True
+    except OSError:  # no lock, or none that may be read
+        return time.time() - status.heartbeat < SILENCE_SECONDS
+    return False
 
 
 def _number(value: float | None) -> float:

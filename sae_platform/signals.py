@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop after the present step; a second one ends the process at once."""
+"""SIGINT and SIGTERM as a wish to stop: after the present step, or at once where there is none."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
+from sae_platform.errors import Interrupted
+
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """While entered, from the main thread: the first signal is noted in `received`; handlers are put back after."""
+    """While entered, from the main thread: the first signal is noted in `received`, or raises `Interrupted` with the
+    words in `at_once` where they are set; a second one ends the process. Handlers are put back after."""
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.at_once: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -30,3 +34,5 @@ class StopSignals:
         self.received = number
         for stopping in STOPPING:
             signal.signal(stopping, signal.SIG_DFL)
+        if self.at_once is not None:
+            raise Interrupted(self.at_once, number)

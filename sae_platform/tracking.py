@@ -41,11 +41,14 @@ class TrainingStatistics:
         counts = output.features.counts()
         self._counts += counts
         self._last_fired.masked_fill_(counts > 0, self.tokens)
-        sums = {name: term * rows for name, term in output.losses.items()}
-        sums["loss"] = loss * rows
-        sums["l0"] = counts.sum().to(loss.dtype)
-        sums["error"] = (output.reconstruction - output.target).square().sum()
-        sums["variance"] = (output.target - output.target.mean(0)).square().sum()
+        target, reconstruction = (
+            part.to(torch.float32) if part.itemsize < 4 else part for part in (output.target, output.reconstruction)
+        )  # half precision overflows in sums
+        sums = {name: term.double() * rows for name, term in output.losses.items()}
+        sums["loss"] = loss.double() * rows
+        sums["l0"] = counts.sum().double()
+        sums["error"] = (reconstruction - target).square().sum().double()
+        sums["variance"] = (target - target.mean(0)).square().sum().double()
         for name, value in sums.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.detach()
         bad = ~torch.stack([batch.x.isfinite().all(), loss.detach().isfinite()])
@@ -61,7 +64,7 @@ class TrainingStatistics:
                 _stopped(bad_loss, "loss is") + " Its data was finite: try a lower lr, or a longer lr_warm_up_steps."
             )
         names = list(self._sums)
-        values = dict(zip(names, torch.stack([self._sums[name].double() for name in names]).tolist(), strict=True))
+        values = dict(zip(names, torch.stack([self._sums[name] for name in names]).tolist(), strict=True))
         self._sums = {}
         error, variance = values.pop("error"), values.pop("variance")
         means = {name: value / self._rows for name, value in values.items()}

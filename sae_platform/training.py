@@ -20,7 +20,7 @@ from sae_platform.errors import Interrupted, PlatformError
 from sae_platform.finishing import finish
 from sae_platform.reporting import Display, Reports
 from sae_platform.runs import RunDirectory
-from sae_platform.sae import StepState
+from sae_platform.sae import SAE, StepState
 from sae_platform.signals import StopSignals
 from sae_platform.sparse import Workspace
 from sae_platform.tracking import TrainingStatistics
@@ -37,9 +37,9 @@ def train(
     """Train, evaluate and save the SAE that a run (or run file; none: the embedded default) describes.
 
     Returns the run directory, made under `runs`. `display` is a logger that is called in this thread. The same run on
-    the same machine gives the same bits. Raises PlatformError for bad input before anything is written, and when the
-    data or the loss stop being finite, naming the step; `Interrupted`, with a checkpoint on disk, after SIGINT or
-    SIGTERM.
+    the same machine gives the same bits, unless several train in one process at once. Raises PlatformError for bad
+    input before anything is written, and when the data or the loss stop being finite, naming the step; `Interrupted`
+    after SIGINT or SIGTERM, with a checkpoint on disk once the first step is done.
     """
     run = run if isinstance(run, RunConfig) else read_run(run)
     with torch.random.fork_rng(devices=[]), StopSignals() as signals:
@@ -50,15 +50,18 @@ def train(
 def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None, signals: StopSignals) -> RunDirectory:
     started = time.perf_counter()
     settings = run.training
+    signals.at_once = "Stopped before the first step; nothing was written."
     device = usable_device(settings.device)
     source = run.source.build(settings.seed)
+    if next(source.harvest("held_out"), None) is None:
+        raise PlatformError("The activation source has no held-out rows to evaluate on.")
     run = run.model_copy(update={"sae": fitted(run.sae, source, settings)})
     loggers = [config.build() for config in run.loggers]
     notices: list[str] = []
     batches = shuffled(source, settings, notices)
     first = next(batches)
 
-    sae = run.sae.build().train()
+    sae = built(run.sae).train()
     stats = TrainingStatistics(sae.d_sae, settings.dead_feature_window, device)
     stats.check_first(first)
     sae.initialise(first.x)
@@ -69,6 +72,7 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
     workspace = Workspace()
 
     step, dead = 0, None
+    signals.at_once = None
     writer = RunDirectory.create(runs, name, run.to_toml(), run.sae.architecture, settings.tokens)
     with Reports(writer, loggers, display, run, notices) as reports:
         for batch in chain([first], batches):
@@ -102,7 +106,7 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
                 load = f'SAE.load_from_disk("{path / "sae"}")'
                 raise Interrupted(f"Stopped after step {step}. Load what there is with {load}.", stopped)
         reports.trained(step, stats.tokens, time.perf_counter() - started)
-        finish(reports, run, sae, source, batch.x)
+        finish(reports, run, sae, source, batch.x, signals)
     return RunDirectory(writer.path)
 
 
@@ -130,12 +134,23 @@ def clip(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], l
 def usable_device(name: str) -> torch.device:
     """The device of this name. PlatformError when this machine has none."""
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
+        torch.zeros(1, device=device).item()  # the meta device holds no numbers
+        return device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise PlatformError(
             f"The device {name!r} cannot be used: {reason} A device is cpu, cuda, cuda:1 or mps."
         ) from error
+
+
+def built(cfg: SAEConfig) -> SAE:
+    """An untrained SAE. PlatformError when there is no memory for it."""
+    try:
+        return cfg.build()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise PlatformError(f"Cannot make an SAE of {cfg.d_in} x {cfg.d_sae} on {cfg.device}: {reason}") from error
 
 
 def fitted(cfg: SAEConfig, source: ActivationSource, settings: TrainingConfig) -> SAEConfig:

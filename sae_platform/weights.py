@@ -61,6 +61,7 @@ def load(folder: Path, device: str = "cpu", dtype: str | None = None) -> SAE:
         raise PlatformError(f"{folder} has no {WEIGHTS}. {_hint(folder)}") from None
     except (SafetensorError, OSError) as error:
         raise PlatformError(f"{folder / WEIGHTS} cannot be read: {error}.") from error
+    _check_rescaling(folder, tensors)
     with torch.device("meta"):
         sae = cfg.module()(cfg)
     _check(folder / WEIGHTS, tensors, {name: tuple(t.shape) for name, t in to_disk(sae.state_dict()).items()})
@@ -137,6 +138,20 @@ def _from_saelens(content: dict[str, Any]) -> SAEConfig:
     fields = {key: value for key, value in content.items() if key in chosen.model_fields and key != "metadata"}
     fields["dtype"] = _dtype(str(fields.get("dtype", "float32")))
     return chosen(**fields, metadata=SAEMetadata.model_validate(content["metadata"]))
+
+
+def _check_rescaling(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Refuse a SAELens TopK SAE that selects by unscaled pre-activations where that is another selection than ours."""
+    content = json.loads((folder / CONFIG).read_text())
+    if content.get("architecture") != "topk" or content.get("rescale_acts_by_decoder_norm", "sae_platform" in content):
+        return
+    norms = tensors["W_dec"].float().norm(dim=-1) if "W_dec" in tensors else torch.ones(1)
+    if (norms - 1).abs().max() > 1e-3:
+        raise PlatformError(
+            f"{folder} has rescale_acts_by_decoder_norm = false and decoder rows of norms {norms.min():.3g} to "
+            f"{norms.max():.3g}. TopK SAEs here select by the contribution to the output, which gives other features "
+            "unless all norms are 1."
+        )
 
 
 def _dtype(name: str) -> str:

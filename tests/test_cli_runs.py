@@ -86,7 +86,7 @@ def test_show_tells_everything_about_a_run(root):
 def test_show_says_what_is_not_there_yet(root):
     output = run("show", "begun", "--runs", root).output
     assert "failed  The disk is full." in output
-    assert f"none yet: sae-platform evaluate {root}/begun" in output
+    assert f"none; this measures it: sae-platform evaluate {root}/begun" in output
     assert "There is no SAE yet." in output
 
 

@@ -158,7 +158,7 @@ def test_an_unknown_kind_is_answered_with_the_installed_ones(setting: str, expec
         ("training.seed=-1", "training.seed: input should be greater than or equal to 0, not -1."),
         ("training.seed=99999999999999999999", "training.seed: input should be less than 9223372036854775808, "),
         ("training.lr_schedule=cosin", "training.lr_schedule: input should be 'constant' or 'cosine', not 'cosin'."),
-        ("training.dtype=float31", "training.dtype: input should be 'float32', 'float64', 'bfloat16' or 'float16',"),
+        ("training.dtype=float31", "training.dtype: input should be 'float32', 'float64' or 'bfloat16',"),
         ("training.adam_betas=[0.9, 1.0]", "training.adam_betas.1: input should be less than 1, not 1.0."),
         ("training.adam_betas=[0.9]", "training.adam_betas.1 is missing."),
         ("training.buffer=-3", 'training.buffer: needs a number of tokens (131072) or memory ("2GB"), not -3'),

@@ -16,7 +16,7 @@ from sae_platform.components import LoggerConfig
 from sae_platform.errors import Interrupted
 from sae_platform.loggers import Logger
 from sae_platform.reporting import Display
-from tape import D_IN, a_run, texts
+from tape import D_IN, Tape, a_run, texts
 
 WAIT = 60  # seconds until a test is given up; nothing waits this long
 CALLS: list[tuple[str, Any]] = []
@@ -124,3 +124,20 @@ def test_a_run_can_be_trained_in_any_thread(tmp_path: Path) -> None:
     thread.start()
     thread.join(WAIT)
     assert [run.status().state for run in runs] == ["finished"]
+
+
+def test_a_signal_in_the_evaluation_leaves_the_finished_sae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Tape, "score", lambda source, sae: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted, match="Stopped during the evaluation. The SAE is finished"):
+        train(a_run(), tmp_path, "stopped")
+    run = RunDirectory(tmp_path / "stopped")
+    assert run.status().state == "interrupted"
+    assert SAE.load_from_disk(run.sae_path).d_in == D_IN
+
+
+def test_a_signal_before_the_first_step_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Tape, "harvest", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match="Stopped before the first step; nothing was written") as stopped:
+        train(a_run(), tmp_path / "runs")
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    assert not (tmp_path / "runs").exists()

@@ -273,3 +273,11 @@ def test_a_sparse_training_step_never_holds_more_than_a_chunk_of_dense_features(
     assert forward == chunk * d_sae
     assert max(sizes) == chunk * d_sae
     assert sae.W_enc_rows.grad is not None
+
+
+def test_active_entries_are_those_that_are_not_zero(mask: Tensor) -> None:
+    values = normal(ROWS, D_SAE).detach().relu()
+    active, expected = SparseFeatures.where(mask, values).active(), SparseFeatures.where(mask & (values != 0), values)
+    assert torch.equal(active.values, expected.values)
+    assert torch.equal(active.indices, expected.indices)
+    assert torch.equal(active.offsets, expected.offsets)

@@ -9,9 +9,8 @@ from torch import Tensor
 SPREADING_STEPS = 20
 
 
-def spread_directions(count: int, width: int, seed: int) -> Tensor:
+def spread_directions(count: int, width: int, generator: torch.Generator) -> Tensor:
     """Random unit vectors [count, width], pushed away from those they are closest to."""
-    generator = torch.Generator().manual_seed(seed)
     directions = F.normalize(torch.randn(count, width, generator=generator), dim=1)
     for _ in range(SPREADING_STEPS if count > 1 else 0):
         cosines = (directions @ directions.T).fill_diagonal_(0)

@@ -28,20 +28,19 @@ class SyntheticSource(ActivationSource):
         self.cfg, self.seed = cfg, seed
         self.d_in = cfg.d_in
         self.dtype = getattr(torch, cfg.dtype)
-        self.true_features = spread_directions(cfg.n_features, cfg.d_in, cfg.feature_seed)
-        generator = torch.Generator().manual_seed(cfg.feature_seed + 1)
-        self._loadings = F.normalize(torch.randn(FACTORS, cfg.n_features, generator=generator), dim=0)
+        self.true_features = spread_directions(cfg.n_features, cfg.d_in, _generator("features", cfg.feature_seed))
+        loadings = torch.randn(FACTORS, cfg.n_features, generator=_generator("loadings", cfg.feature_seed))
+        self._loadings = F.normalize(loadings, dim=0)
         self._threshold = torch.special.ndtri(torch.tensor(1 - cfg.l0 / cfg.n_features, dtype=torch.float64)).item()
         self.metadata = SAEMetadata(source=cfg.model_dump(mode="json"))
 
     def harvest(self, split: Split, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         cfg = self.cfg
         total = cfg.rows if split == "train" else cfg.held_out_rows
-        place = (self.seed, split, epoch if split == "train" else 0)
+        place = (self.seed, split, epoch) if split == "train" else (split, cfg.feature_seed)
         for number in range(start, -(-total // cfg.batch_size)):
-            seed = int.from_bytes(hashlib.sha256(repr((*place, number)).encode()).digest()[:8]) >> 1
             rows = min(cfg.batch_size, total - number * cfg.batch_size)
-            yield Batch(self._rows(rows, torch.Generator().manual_seed(seed)).to(self.dtype))
+            yield Batch(self._rows(rows, _generator(*place, number)).to(self.dtype))
 
     def mean_max_cosine(self, W_dec: Tensor) -> float:
         """How well rows of W_dec [d_sae, d_in] match the true features: mean of their best cosines, 1 is perfect."""
@@ -66,3 +65,8 @@ class SyntheticSource(ActivationSource):
         if self.cfg.noise:
             x += self.cfg.noise * torch.randn(x.shape, generator=generator)
         return x
+
+
+def _generator(*place: object) -> torch.Generator:
+    """Randomness for one place. Hashed, so that an SAE initialised from the same seed does not begin at the truth."""
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:8]) >> 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from sae_platform.errors import PlatformError
 from sae_platform_transformers.contexts import Packing, tokenized
 from sae_platform_transformers.hook_names import find_hook
 from sae_platform_transformers.hooks import hooked, read, replaced, rows_of, width_at
-from sae_platform_transformers.models import Checkpoint, find_device, find_model
+from sae_platform_transformers.models import EMBEDDED, Checkpoint, find_device, find_model
 from sae_platform_transformers.texts import open_texts
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class TransformersSource(LanguageModelSource):
         self._check_text()
 
         self.model = checkpoint.model(cfg.dtype, self.device)
-        self.causal = checkpoint.causal
+        self.causal = checkpoint.causal and cfg.context_size > 1
         self.dtype = getattr(torch, cfg.dtype)
         self._hook = find_hook(self.model, cfg.hook_name)
         with torch.no_grad():
@@ -49,7 +50,7 @@ class TransformersSource(LanguageModelSource):
             dataset_path=cfg.dataset,
             context_size=cfg.context_size,
             token_policy=cfg.token_policy,
-            source=cfg.model_dump(mode="json"),
+            source=cfg.model_dump(mode="json") | {"model": _lasting(cfg.model), "dataset": _lasting(cfg.dataset)},
         )
 
     def contexts(self, split: Split, epoch: int = 0, start: int = 0) -> Iterator[Contexts]:
@@ -102,6 +103,12 @@ class TransformersSource(LanguageModelSource):
             f"{dataset} has no {word} document: about 5 % of all documents are held out, each by its hash. "
             "Give more documents."
         )
+
+
+def _lasting(name: str) -> str:
+    """The name of a model or dataset, where it is a path: one that means the same from any folder."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if name not in (*EMBEDDED, "stdlib") and path.exists() else name
 
 
 def _check_context_size(cfg: TransformersSourceConfig, checkpoint: Checkpoint) -> None:

@@ -59,4 +59,4 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sae-platform", prog_name="sae-platform")
 def main() -> None:
-    """Train, evaluate, browse and share sparse autoencoders."""
+    """Train and evaluate sparse autoencoders."""

@@ -100,7 +100,7 @@ def show(name: str, root: Path, as_json: bool) -> None:
     _section(run.name, aligned(list(about.items())))
     _section(str(run.run_toml), run.run_toml.read_text().strip())
     _section("Last metrics of training", _numbers(latest) or "none yet")
-    _section("Evaluation", _numbers(evaluation or {}) or f"none yet: sae-platform evaluate {run.path}")
+    _section("Evaluation", _numbers(evaluation or {}) or f"none; this measures it: sae-platform evaluate {run.path}")
     _section("Checkpoints", "\n".join(map(str, checkpoints)) or "none yet")
     _section("Load it", load if sae else "There is no SAE yet.")
 

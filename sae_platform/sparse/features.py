@@ -103,6 +103,12 @@ class SparseFeatures(Features):
         )
         return cls(torch.cat([part.values for part in parts]), support)
 
+    def active(self) -> Self:
+        """The entries that are not zero."""
+        kept = (self.values != 0).nonzero().squeeze(-1)
+        offsets = torch.searchsorted(kept, self.offsets)
+        return replace(self, values=self.values[kept], support=Support(self.indices[kept], offsets, self.support.d_sae))
+
     @property
     def indices(self) -> Tensor:
         return self.support.indices

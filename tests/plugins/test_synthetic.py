@@ -35,6 +35,19 @@ def test_rows_depend_on_seed_split_and_epoch_alone() -> None:
     assert torch.equal(rows(build(), "held_out", 0), rows(build(), "held_out", 1))
 
 
+def test_held_out_rows_are_the_same_for_every_seed_of_a_run() -> None:
+    assert torch.equal(rows(build(seed=1), "held_out"), rows(build(seed=2), "held_out"))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 5])
+def test_weights_of_the_same_seed_do_not_begin_at_the_true_features(seed: int) -> None:
+    source = build(feature_seed=seed)
+    torch.manual_seed(seed)
+    found = source.mean_max_cosine(torch.randn(64, 32))
+    torch.manual_seed(seed + 1)
+    assert found == pytest.approx(source.mean_max_cosine(torch.randn(64, 32)), abs=0.03)
+
+
 def test_a_start_skips_batches() -> None:
     source = build()
     assert torch.equal(rows(source, "train", 2, 3), rows(source, "train", 2)[768:])
@@ -80,7 +93,7 @@ def test_true_features_are_unit_vectors_that_only_their_own_seed_decides() -> No
 @pytest.mark.parametrize(("count", "width"), [(64, 32), (32, 32), (200, 16)])
 def test_true_features_are_further_apart_than_random_ones(count: int, width: int, monkeypatch: Any) -> None:
     def closest() -> float:
-        directions = spread_directions(count, width, seed=0)
+        directions = spread_directions(count, width, torch.Generator().manual_seed(0))
         return (directions @ directions.T).fill_diagonal_(0).abs().max().item()
 
     spread = closest()
