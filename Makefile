@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check
+.PHONY: demo test check bench
 
 demo: .venv/.installed  ## train a first SAE
 	$(BIN)/sae-platform train
@@ -14,6 +14,16 @@ check: .venv/.installed  ## style, types and layers
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: .venv/.installed .peers/.installed  ## what a step costs here and elsewhere; goes on where it stopped
+	$(BIN)/python -m benchmarks
+
+# The torchvision that comes with the peers belongs to another build of torch and cannot be imported beside this one.
+.peers/.installed: benchmarks/peers.txt
+	test -x .peers/bin/python || $(PYTHON) -m venv .peers
+	.peers/bin/python -m pip install -r benchmarks/peers.txt
+	.peers/bin/python -m pip uninstall -y torchvision
+	touch $@
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -5,7 +5,11 @@ Names resolve lazily (PEP 562), so importing the package costs no torch.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# torch reads this when it is imported: large tensors on huge pages, where gathers of weight rows are much faster.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if TYPE_CHECKING:
     from sae_platform.activations import ActivationSource, Batch, LanguageModelSource

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sae_platform import checkpoints
 from sae_platform.activations import ActivationSource, Batch
@@ -20,7 +20,7 @@ from sae_platform.errors import Interrupted, PlatformError
 from sae_platform.finishing import finish
 from sae_platform.reporting import Display, Reports
 from sae_platform.runs import RunDirectory
-from sae_platform.sae import SAE, StepState
+from sae_platform.sae import SAE, StepOutput, StepState
 from sae_platform.signals import StopSignals
 from sae_platform.sparse import Workspace
 from sae_platform.tracking import TrainingStatistics
@@ -79,13 +79,8 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
             lr = optimizer.param_groups[0]["lr"] = learning_rate(settings, step)
             warmed = {term: coefficient.at(step) for term, coefficient in coefficients.items()}
 
-            output = sae.step(batch, StepState(step, warmed, dead, settings.sparse_below, workspace))
-            loss = torch.stack(list(output.losses.values())).sum()
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            clip(optimizer, sae.parameters(), settings.clip_grad_norm)
-            optimizer.step()
-            sae.after_step()
+            state = StepState(step, warmed, dead, settings.sparse_below, workspace)
+            output, loss = take_step(sae, optimizer, batch, state, settings.clip_grad_norm)
 
             step += 1
             stats.add(step, batch, output, loss)
@@ -120,15 +115,25 @@ def learning_rate(settings: TrainingConfig, step: int) -> float:
     return settings.lr * factor
 
 
-def clip(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], largest_norm: float) -> None:
-    """Have a fused optimizer scale the gradients to this norm at most, as `clip_grad_norm_` does; 0: no clipping.
+def take_step(
+    sae: SAE, optimizer: torch.optim.Optimizer, batch: Batch, state: StepState, clip_grad_norm: float
+) -> tuple[StepOutput, Tensor]:
+    """One step of a fused optimizer, with gradients clipped to a norm as by `clip_grad_norm_` (0: not clipped).
 
-    The optimizer divides by `grad_scale` while it reads the gradients, which saves a pass over them.
+    Returns what the step computed and its loss. The optimizer divides by `grad_scale` while it reads the gradients,
+    which saves a pass over them.
     """
-    if largest_norm:
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        optimizer.grad_scale = ((norm + 1e-6) / largest_norm).clamp_min(1.0).float()  # type: ignore[attr-defined]
+    output = sae.step(batch, state)
+    loss = torch.stack(list(output.losses.values())).sum()
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    if clip_grad_norm:
+        norm = nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
+        optimizer.grad_scale = ((norm + 1e-6) / clip_grad_norm).clamp_min(1.0).float()  # type: ignore[attr-defined]
         optimizer.found_inf = torch.zeros_like(norm, dtype=torch.float32)  # type: ignore[attr-defined]
+    optimizer.step()
+    sae.after_step()
+    return output, loss
 
 
 def usable_device(name: str) -> torch.device:

@@ -58,7 +58,7 @@ def test_every_command_has_its_file():
     assert {module for module, _ in COMMANDS.values()} <= files
 
 
-@pytest.mark.parametrize("folder", ["sae_platform", "plugins", "tests"])
+@pytest.mark.parametrize("folder", ["sae_platform", "plugins", "tests", "benchmarks"])
 def test_no_source_file_is_longer_than_400_lines(folder):
     lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
     assert {str(path): length for path, length in lengths.items() if length > 400} == {}

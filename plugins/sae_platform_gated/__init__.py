@@ -17,6 +17,11 @@ class GatedConfig(SAEConfig):
     l1_coefficient: NonNegativeFloat = Field(2.5, description="weight of the sparsity penalty on the gates")
     l1_warm_up_steps: NonNegativeInt = Field(0, description="steps over which the penalty rises to its weight")
 
+    freeze_auxiliary_decoder: bool = Field(
+        True,
+        description="terms about the gates leave the decoder alone, as in the paper; not so in SAELens",
+    )
+
     def module(self) -> type[GatedSAE]:
         from sae_platform_gated.model import GatedSAE
 

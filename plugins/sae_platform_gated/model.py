@@ -37,9 +37,12 @@ class GatedSAE(LinearSAE):
 
     def penalties(self, forward: Forward, state: StepState) -> dict[str, Tensor]:
         opened = forward.pre.replace(self._gate(forward.pre).relu())
-        # Both terms are about the gate alone: a decoder they could shrink would lower the penalty and open the gates.
-        weighted = opened.replace(opened.values * opened.at(self.W_dec.detach().norm(dim=-1)))
-        by_gate = opened.decode(self.W_dec.detach()) + self.b_dec.detach()
+        W_dec: Tensor = self.W_dec
+        b_dec: Tensor = self.b_dec
+        if self._cfg.freeze_auxiliary_decoder:  # a decoder that these terms could shrink would open the gates
+            W_dec, b_dec = W_dec.detach(), b_dec.detach()
+        weighted = opened.replace(opened.values * opened.at(W_dec.norm(dim=-1)))
+        by_gate = opened.decode(W_dec) + b_dec
         return {
             "l1_loss": state.coefficients["l1"] * weighted.row_sums().mean(),
             "auxiliary_reconstruction_loss": (by_gate - forward.target).pow(2).sum(-1).mean(),

@@ -1,0 +1,1 @@
+"""What a training step costs here and with the other libraries, in one run on one machine."""
