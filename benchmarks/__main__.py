@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.cases import Case, cases
+from benchmarks.cases import PAGES, Case, cases
 from benchmarks.report import write_report
 
 ROOT = Path(__file__).parent
@@ -45,9 +45,12 @@ def measure(case: Case, mode: str, repeat: int) -> None:
         return
     print(f"{mode} {case.name} {repeat}", file=sys.stderr, flush=True)
     python = sys.executable if case.library in OURS else str(ROOT.parent / ".peers/bin/python")
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "WANDB_MODE": "disabled"}
+    if case.setting in PAGES:
+        environment["THP_MEM_ALLOC_ENABLE"] = PAGES[case.setting]
     done = subprocess.run(
         [python, "-m", "benchmarks.worker", json.dumps(case.dump()), mode],
-        cwd=ROOT.parent, env={**os.environ, "OMP_NUM_THREADS": "2", "WANDB_MODE": "disabled"},
+        cwd=ROOT.parent, env=environment,
         capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:

@@ -18,6 +18,9 @@ class Size:
 SIZES = {"S": Size(512, 8192, 32, 2048), "M": Size(768, 24576, 32, 4096), "tiny": Size(32, 512, 4, 256)}
 
 
+PAGES = {"small_pages": "0", "huge_pages": "1"}  # settings that change where torch puts large tensors, and nothing else
+
+
 @dataclass(frozen=True)
 class Case:
     """A row of the table. `l0` is held by a bias or threshold; for topk it is k."""
@@ -41,7 +44,8 @@ class Case:
         """The case at size S, where 20 steps are soon taken; whether libraries agree does not depend on the size."""
         share = self.l0 / SIZES[self.size].d_sae
         l0 = self.l0 if self.architecture == "topk" or share < 0.01 else round(share * SIZES["S"].d_sae)
-        return Case("S", self.architecture, l0, self.library, self.setting)
+        setting = "default" if self.setting in PAGES else self.setting
+        return Case("S", self.architecture, l0, self.library, setting)
 
     def dump(self) -> dict[str, str | int]:
         return asdict(self)
@@ -58,6 +62,8 @@ def cases() -> list[Case]:
             Case(size, "topk", it.k, "bound"),
             Case(size, "topk", it.k, "saelens"),
             Case(size, "topk", it.k, "saelens", "use_sparse_activations"),
+            Case(size, "topk", it.k, "sae_platform", "small_pages"),
+            Case(size, "topk", it.k, "saelens", "huge_pages"),
             Case(size, "topk", it.k, "dictionary_learning"),
             Case(size, "topk", it.k, "sparsify", "fused_adam"),
         ]
