@@ -78,3 +78,8 @@ def mse(y: Tensor, x: Tensor) -> Tensor:
 def affine(w: Weights, x: Tensor) -> Tensor:
     """Pre-activations."""
     return (x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
+
+
+def limit(sparse: bool) -> float:
+    """The density below which a step is sparse, so that every step is or none."""
+    return 2.0 if sparse else 0.0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from formulas import ARCHITECTURES, D_IN, D_SAE, DEAD, ROWS, built, normal, same
+from formulas import ARCHITECTURES, D_IN, D_SAE, DEAD, ROWS, built, limit, normal, same
 from sae_platform import SAE, PlatformError, SAEConfig
 from sae_platform.activations import Batch
 from sae_platform.linear import LinearSAE
@@ -46,7 +46,7 @@ def test_a_sparse_step_is_a_dense_step(architecture: str) -> None:
         optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2, fused=True)
         history = []
         for step, x in enumerate(data):
-            output = one_step(sae, x, step, DEAD, sparse_below=2.0 if sparse else 0.0)
+            output = one_step(sae, x, step, DEAD, sparse_below=limit(sparse))
             assert isinstance(output.features, SparseFeatures) == sparse
             optimizer.zero_grad()
             torch.stack(list(output.losses.values())).sum().backward()  # type: ignore[no-untyped-call]

@@ -99,6 +99,8 @@ class _Encode(torch.autograd.Function):
 
 
 class _DenseEncode(torch.autograd.Function):
+    """The affine map, with the gradient of b_dec from the sums of the gradient over rows."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, encoder: Tensor, b_enc: Tensor | None, b_dec: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, encoder, b_dec)

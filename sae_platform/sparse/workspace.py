@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 
@@ -14,9 +16,7 @@ class Workspace:
 
     def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
         """A contiguous tensor of this shape, with the dtype and on the device of `like`."""
-        count = 1
-        for size in shape:
-            count *= size
+        count = math.prod(shape)
         held = self._held.get(name)
         if held is None or held.numel() < count or held.dtype != like.dtype or held.device != like.device:
             held = self._held[name] = like.new_empty(count)

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from formulas import D_IN, ROWS, built, check, gradients, mse, normal, reference, same
+from formulas import D_IN, ROWS, built, check, gradients, limit, mse, normal, reference, same
 from sae_platform.testing import one_step
 
 
 @pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
-def test_its_losses_are_those_of_the_paper(sparse: bool) -> None:
-    sae = built("gated", l1_coefficient=0.7)
-    sae.sparse_step = sparse  # type: ignore[misc]
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "free"])
+def test_its_losses_are_those_of_the_paper(frozen: bool, sparse: bool) -> None:
+    sae = built("gated", l1_coefficient=0.7, freeze_auxiliary_decoder=frozen)
     x, w = normal(ROWS, D_IN), reference(sae)
     centred = x - w["b_dec"]
     gate = centred @ w["W_enc"] + w["b_gate"]
     magnitude = centred @ (w["W_enc"] * w["r_mag"].exp()) + w["b_mag"]
     f = (gate > 0) * magnitude.relu()
-    by_gate = gate.relu() @ w["W_dec"].detach() + w["b_dec"].detach()
+    W_dec, b_dec = (w[name].detach() if frozen else w[name] for name in ("W_dec", "b_dec"))
+    by_gate = gate.relu() @ W_dec + b_dec
     expected = {
         "mse_loss": mse(f @ w["W_dec"] + w["b_dec"], x),
-        "l1_loss": 0.7 * (gate.relu() * w["W_dec"].detach().norm(dim=1)).sum(1).mean(),
+        "l1_loss": 0.7 * (gate.relu() * W_dec.norm(dim=1)).sum(1).mean(),
         "auxiliary_reconstruction_loss": mse(by_gate, x),
     }
     assert ((gate > 0) & (magnitude < 0)).any()
     assert ((gate < 0) & (magnitude > 0)).any()
-    output = one_step(sae, x)
+    output = one_step(sae, x, sparse_below=limit(sparse))
     same(output.features.dense(), f)
     check(sae, output.losses, w, expected)
 

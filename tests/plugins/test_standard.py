@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from formulas import D_IN, DEAD, ROWS, affine, built, check, gradients, mse, normal, reference
+from formulas import D_IN, DEAD, ROWS, affine, built, check, gradients, limit, mse, normal, reference
 from sae_platform.testing import one_step
 
 
@@ -14,23 +14,21 @@ from sae_platform.testing import one_step
 @pytest.mark.parametrize("p", [1.0, 0.5, 2.0])
 def test_the_penalty_is_the_lp_norm_weighted_by_decoder_norms(p: float, sparse: bool) -> None:
     sae = built("standard", lp_norm=p, l1_coefficient=0.7)
-    sae.sparse_step = sparse  # type: ignore[misc]
     x, w = normal(ROWS, D_IN), reference(sae)
     f = affine(w, x).relu()
     terms = f * w["W_dec"].square().sum(1).sqrt()
     powers = torch.where(f > 0, torch.where(f > 0, terms, 1.0) ** p, 0.0)
     expected = {"mse_loss": mse(f @ w["W_dec"] + w["b_dec"], x), "l1_loss": 0.7 * (powers.sum(1) ** (1 / p)).mean()}
-    check(sae, one_step(sae, x).losses, w, expected)
+    check(sae, one_step(sae, x, sparse_below=limit(sparse)).losses, w, expected)
 
 
 @pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
 @pytest.mark.parametrize("p", [1.0, 0.5, 2.0])
 def test_a_batch_in_which_nothing_fires_has_finite_gradients(p: float, sparse: bool) -> None:
     sae = built("standard", lp_norm=p)
-    sae.sparse_step = sparse  # type: ignore[misc]
     assert sae.b_enc is not None
     sae.b_enc.data.fill_(-100)
-    losses = one_step(sae, normal(ROWS, D_IN)).losses
+    losses = one_step(sae, normal(ROWS, D_IN), sparse_below=limit(sparse)).losses
     losses["l1_loss"].backward()  # type: ignore[no-untyped-call]
     assert losses["l1_loss"] < 1e-9
     assert all((gradient == 0).all() for gradient in gradients(sae).values())

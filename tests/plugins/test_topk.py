@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from formulas import D_IN, D_SAE, DEAD, ROWS, affine, built, check, mse, normal, reference, same
+from formulas import D_IN, D_SAE, DEAD, ROWS, affine, built, check, limit, mse, normal, reference, same
 from sae_platform import SAEConfig
 from sae_platform.testing import one_step
 
@@ -31,7 +31,7 @@ def test_its_losses_are_those_of_the_paper(dead: Tensor, sparse: bool) -> None:
     assert (ghost > 0).any()
     assert (pre[:, dead].gather(1, strongest) < 0).any()
     expected = {"mse_loss": mse(y, x), "auxiliary_loss": 0.7 * relative * mse(ghost @ w["W_dec"][dead], residual)}
-    check(sae, one_step(sae, x, dead=dead, sparse_below=2.0 if sparse else 0.0).losses, w, expected)
+    check(sae, one_step(sae, x, dead=dead, sparse_below=limit(sparse)).losses, w, expected)
 
 
 def test_the_auxiliary_loss_reaches_the_dead_and_leaves_the_live_alone() -> None:
