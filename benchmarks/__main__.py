@@ -1,6 +1,6 @@
-"""Run what has not been measured yet, one process a run, and write the table.
+"""Run what has not been measured yet, one process a run, and write the tables.
 
-    python -m benchmarks [--only REGEX] [--repeats 5]
+    python -m benchmarks [--only REGEX] [--repeats 5] [--device cpu]
 
 Every run is a file under results/; delete it to measure again.
 """
@@ -15,41 +15,52 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.cases import PAGES, Case, cases
+from benchmarks.cases import PAGES, Case, Stage, cases, stages
 from benchmarks.report import write_report
 
 ROOT = Path(__file__).parent
-RESULTS = ROOT / "results"
 OURS = ("sae_platform", "bound")  # what runs in this environment; the peers need other versions of their dependencies
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="measure only cases whose name matches this regular expression")
+    parser.add_argument("--only", default="", help="only what has a name, such as steps/M-topk, with this in it")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     options = parser.parse_args()
-    chosen = [case for case in cases() if re.search(options.only, case.name)]
+    device = options.device or found_device()
+    every: list[Case | Stage] = [*cases(device), *stages(device)]
+    chosen = [case for case in every if re.search(options.only, f"{case.mode}/{case.name}")]
     for case in chosen:
-        if case.library != "bound":
-            measure(case.parity_twin(), "losses", 0)
+        if isinstance(case, Case) and case.library not in OURS:
+            for each in (case, case.ours()):
+                measure(each.parity_twin(), "losses", device, 0)
     for repeat in range(options.repeats):
         for case in chosen if repeat % 2 == 0 else reversed(chosen):
-            measure(case, "steps", repeat)
-    write_report(RESULTS)
+            measure(case, case.mode, device, repeat)
+    write_report(ROOT / "results" / device, device)
 
 
-def measure(case: Case, mode: str, repeat: int) -> None:
+def found_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def measure(case: Case | Stage, mode: str, device: str, repeat: int) -> None:
     """Run a case in a process of its own, unless its file is there. A process that fails ends the benchmark."""
-    file = RESULTS / mode / f"{case.name}-{repeat}.json"
+    file = ROOT / "results" / device / mode / f"{case.name}-{repeat}.json"
     if file.exists():
         return
     print(f"{mode} {case.name} {repeat}", file=sys.stderr, flush=True)
     python = sys.executable if case.library in OURS else str(ROOT.parent / ".peers/bin/python")
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "WANDB_MODE": "disabled"}
+    environment = {**os.environ, "WANDB_MODE": "disabled"}
+    if device == "cpu":
+        environment["OMP_NUM_THREADS"] = "2"
     if case.setting in PAGES:
         environment["THP_MEM_ALLOC_ENABLE"] = PAGES[case.setting]
     done = subprocess.run(
-        [python, "-m", "benchmarks.worker", json.dumps(case.dump()), mode],
+        [python, "-m", "benchmarks.worker", mode, json.dumps(case.dump()), device],
         cwd=ROOT.parent, env=environment,
         capture_output=True, text=True,
     )  # fmt: skip

@@ -1,8 +1,12 @@
-"""What is measured: one library, one architecture, at one size and number of active features."""
+"""What is measured: one library's training step, at one size and number of active features; or one stage of training."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+
+PAGES = {"small_pages": "0", "huge_pages": "1"}  # settings that change where torch puts large tensors, and nothing else
+PRECISIONS = {"tf32": "tf32", "autocast": "bfloat16"}  # settings of the others, and our precision that is like them
 
 
 @dataclass(frozen=True)
@@ -15,15 +19,14 @@ class Size:
     batch: int
 
 
-SIZES = {"S": Size(512, 8192, 32, 2048), "M": Size(768, 24576, 32, 4096), "tiny": Size(32, 512, 4, 256)}
-
-
-PAGES = {"small_pages": "0", "huge_pages": "1"}  # settings that change where torch puts large tensors, and nothing else
+CPU = {"S": Size(512, 8192, 32, 2048), "M": Size(768, 24576, 32, 4096)}
+CUDA = {"A": Size(768, 24576, 32, 16384), "B": Size(2304, 65536, 64, 8192), "C": Size(4096, 131072, 64, 8192)}
+SIZES = {"tiny": Size(32, 512, 4, 256), **CPU, **CUDA}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table. `l0` is held by a bias or threshold; for topk it is k."""
+    """A row of the table of steps. `l0` is held by a bias or threshold; for topk it is k."""
 
     size: str
     architecture: str
@@ -31,14 +34,16 @@ class Case:
     library: str
     setting: str = "default"
 
+    mode = "steps"
+
     @property
     def name(self) -> str:
         return "-".join((self.size, self.architecture, str(self.l0), self.library, self.setting))
 
-    @property
-    def group(self) -> str:
-        """What is compared with each other."""
-        return "-".join((self.size, self.architecture, str(self.l0)))
+    def ours(self) -> Case:
+        """Our step that this one is compared with."""
+        setting = PRECISIONS.get(self.setting, "default")
+        return Case(self.size, self.architecture, self.l0, "sae_platform", setting)
 
     def parity_twin(self) -> Case:
         """The case at size S, where 20 steps are soon taken; whether libraries agree does not depend on the size."""
@@ -51,28 +56,87 @@ class Case:
         return asdict(self)
 
 
-def cases() -> list[Case]:
-    """Every row, those that are compared beside each other."""
-    rows: list[Case] = []
-    for size, it in SIZES.items():
-        if size == "tiny":
-            continue
-        rows += [
-            Case(size, "topk", it.k, "sae_platform"),
-            Case(size, "topk", it.k, "bound"),
-            Case(size, "topk", it.k, "saelens"),
-            Case(size, "topk", it.k, "saelens", "use_sparse_activations"),
-            Case(size, "topk", it.k, "sae_platform", "small_pages"),
-            Case(size, "topk", it.k, "saelens", "huge_pages"),
-            Case(size, "topk", it.k, "dictionary_learning"),
-            Case(size, "topk", it.k, "sparsify", "fused_adam"),
-        ]
-        sparse, two_percent, dense = 64, round(it.d_sae * 0.02), round(it.d_sae * 0.12)
-        for architecture, numbers in (
-            ("standard", (sparse, two_percent, dense)),
-            ("jumprelu", (sparse, two_percent, dense)),
-            ("gated", (sparse,)),
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table of stages: buffer, harvest or end_to_end."""
+
+    mode: str
+    library: str
+    setting: str = "default"
+
+    @property
+    def name(self) -> str:
+        return f"{self.library}-{self.setting}"
+
+    def ours(self) -> Stage:
+        """Our stage that this one is compared with."""
+        return Stage(self.mode, "sae_platform")
+
+    def dump(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def cases(device: str) -> list[Case]:
+    """Every step, those that are compared beside each other."""
+    if device == "cuda":
+        return [case for size in CUDA for case in _cuda(size)]
+    return [*_small(), *_medium()]
+
+
+def stages(device: str) -> list[Stage]:
+    """Every stage, those that are compared beside each other."""
+    if device == "cuda":
+        return [Stage("end_to_end", library) for library in ("sae_platform", "saelens")]
+    return [
+        Stage("buffer", "sae_platform"), Stage("buffer", "saelens"), Stage("buffer", "dictionary_learning"),
+        Stage("harvest", "sae_platform"), Stage("harvest", "saelens"),
+        Stage("end_to_end", "sae_platform"), Stage("end_to_end", "saelens"),
+    ]  # fmt: skip
+
+
+def _topk(size: str, *settings: tuple[str, str]) -> Iterator[Case]:
+    for library, setting in settings:
+        yield Case(size, "topk", SIZES[size].k, library, setting)
+
+
+def _both(size: str, architecture: str, l0: int) -> Iterator[Case]:
+    for library in ("sae_platform", "saelens"):
+        yield Case(size, architecture, l0, library)
+
+
+def _small() -> Iterator[Case]:
+    yield from _topk(
+        "S", ("sae_platform", "default"), ("bound", "default"), ("saelens", "default"),
+        ("saelens", "use_sparse_activations"), ("dictionary_learning", "default"), ("sparsify", "fused_adam"),
+    )  # fmt: skip
+    for architecture in ("standard", "jumprelu", "gated"):
+        yield from _both("S", architecture, 64)
+
+
+def _medium() -> Iterator[Case]:
+    yield from _topk(
+        "M", ("sae_platform", "default"), ("bound", "default"), ("saelens", "default"),
+        ("saelens", "use_sparse_activations"), ("sae_platform", "small_pages"), ("saelens", "huge_pages"),
+        ("dictionary_learning", "default"), ("sparsify", "fused_adam"), ("sae_platform", "auxk_half_dead"),
+    )  # fmt: skip
+    d_sae = SIZES["M"].d_sae
+    for architecture in ("standard", "jumprelu"):
+        for l0 in (64, round(d_sae * 0.02), round(d_sae * 0.12)):
+            yield from _both("M", architecture, l0)
+    yield from _both("M", "gated", 64)
+    yield Case("M", "gated", 64, "sae_platform", "frozen_decoder")
+
+
+def _cuda(size: str) -> Iterator[Case]:
+    yield from _topk(
+        size, ("sae_platform", "default"), ("sae_platform", "tf32"), ("sae_platform", "bfloat16"),
+        ("sae_platform", "auxk_half_dead"), ("bound", "default"), ("saelens", "default"), ("saelens", "tf32"),
+        ("saelens", "autocast"), ("saelens", "use_sparse_activations"), ("sparsify", "fused_adam"),
+    )  # fmt: skip
+    for architecture in ("standard", "jumprelu", "gated"):
+        for library, settings in (
+            ("sae_platform", ("default", "tf32", "bfloat16")),
+            ("saelens", ("default", "tf32", "autocast")),
         ):
-            for l0 in numbers:
-                rows += [Case(size, architecture, l0, library) for library in ("sae_platform", "saelens")]
-    return rows
+            for setting in settings:
+                yield Case(size, architecture, 64, library, setting)

@@ -1,6 +1,6 @@
 """Measure one case in this interpreter and print what was found as one line of JSON.
 
-python -m benchmarks.worker CASE_JSON steps|losses
+python -m benchmarks.worker steps|losses|buffer|harvest|end_to_end CASE_JSON DEVICE
 """
 
 from __future__ import annotations
@@ -11,41 +11,71 @@ import sys
 import time
 from importlib import import_module
 from statistics import median
+from typing import Any
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, Stage
 
 THREADS = 2
-WARM_UP, TIMED = 1, 3
+TIMED, ENOUGH_SECONDS = 3, 8.0  # steps of a run; fewer when they take long
 PARITY_STEPS, PARITY_LR = 20, 1e-4
 HOLDING_LR = 1e-9  # keeps the number of active features where it is
 
 
 def main() -> None:
-    case, mode = Case(**json.loads(sys.argv[1])), sys.argv[2]
-    library = import_module(f"benchmarks.libraries.{case.library}")
+    mode, case, device = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
     import torch
 
+    if device == "cpu":
+        torch.set_num_threads(THREADS)
+    measure = {"steps": steps, "losses": losses}.get(mode, stage)
+    found = measure(Case(**case) if measure is not stage else Stage(**case), device)
+    print(json.dumps({"case": case, **found}))
+
+
+def steps(case: Case, device: str) -> dict[str, Any]:
+    """Seconds of a step, after one on a quarter of the batch, and the memory it takes."""
+    build = import_module(f"benchmarks.steps.{case.library}").build
     from benchmarks.data import data
 
-    torch.set_num_threads(THREADS)
-    baseline = peak()
-    given = data(case)
-    step = library.build(case, given, PARITY_LR if mode == "losses" else HOLDING_LR)
-    found: dict[str, object] = {"case": case.dump()}
-    if mode == "losses":
-        found["losses"] = [step(given.batches[number % len(given.batches)]) for number in range(PARITY_STEPS)]
-    else:
-        seconds = []
-        for number in range(WARM_UP + TIMED):
-            started = time.perf_counter()
-            step(given.batches[number % len(given.batches)])
-            seconds.append(time.perf_counter() - started)
-        found |= {"seconds": median(seconds[WARM_UP:]), "all_seconds": seconds, "peak_mb": peak() - baseline}
-    print(json.dumps(found))
+    baseline = peak_mb(device)
+    given = data(case, 2, device)
+    step = build(case, given, HOLDING_LR)
+    step(given.batches[1][: len(given.batches[1]) // 4])
+    seconds: list[float] = []
+    while len(seconds) < TIMED and sum(seconds) < ENOUGH_SECONDS:
+        started = time.perf_counter()
+        step(given.batches[len(seconds) % 2])  # the loss is on the host when it returns
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": median(seconds), "all_seconds": seconds, "peak_mb": peak_mb(device) - baseline}
 
 
-def peak() -> float:
-    """Largest resident memory of this process so far, in MB."""
+def losses(case: Case, device: str) -> dict[str, Any]:
+    """The losses of the first steps."""
+    build = import_module(f"benchmarks.steps.{case.library}").build
+    from benchmarks.data import data
+
+    given = data(case, 4, device)
+    step = build(case, given, PARITY_LR)
+    return {"losses": [step(given.batches[number % 4]) for number in range(PARITY_STEPS)]}
+
+
+def stage(case: Stage, device: str) -> dict[str, Any]:
+    """Tokens a second of a stage, and a number that tells whether libraries did the same work."""
+    prepare = getattr(import_module(f"benchmarks.stages.{case.library}"), case.mode)
+    baseline = peak_mb(device)
+    run = prepare(device)
+    started = time.perf_counter()
+    tokens, check = run()
+    seconds = time.perf_counter() - started
+    return {"tokens": tokens, "seconds": seconds, "check": check, "peak_mb": peak_mb(device) - baseline}
+
+
+def peak_mb(device: str) -> float:
+    """Most memory held so far: by this process, or by torch on the device."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

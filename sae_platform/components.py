@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sae_platform.sae import SAE
 
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+Precision = Literal["full", "tf32", "bfloat16"]  # of the products in a training step; full: the dtype of the weights
 Normalization = Literal["none", "expected_average_only_in", "layer_norm", "constant_norm_rescale"]
 
 

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from sae_platform.components import ActivationSourceConfig, ComponentConfig, LoggerConfig, SAEConfig
+from sae_platform.components import ActivationSourceConfig, ComponentConfig, LoggerConfig, Precision, SAEConfig
 from sae_platform.errors import PlatformError, choices, nearest
 from sae_platform.plugins import PluginHost, installed_plugins
 
@@ -52,6 +52,11 @@ class TrainingConfig(BaseModel):
     dtype: Literal["float32", "float64", "bfloat16"] = Field(
         "float32", description="of the SAE's weights (Adam's second moments vanish in float16)"
     )
+    precision: Precision = Field(
+        "full",
+        description="of the products in a step: full (the dtype of the weights), tf32 (on CUDA), or bfloat16 for the "
+        "encoder's product and tf32 for the others; weights, gradients and Adam keep their dtype",
+    )
     buffer: PositiveInt | str = Field(131_072, description='shuffle buffer: tokens (131072) or memory ("2GB")')
     sparse_below: float | None = Field(
         None, ge=0, description="density of features below which a step runs on them alone; default: the device's"
@@ -67,6 +72,12 @@ class TrainingConfig(BaseModel):
         if isinstance(size, str) or (type(size) is int and size > 0):
             return size
         raise ValueError(f'needs a number of tokens (131072) or memory ("2GB"), not {size!r}')
+
+    @model_validator(mode="after")
+    def _tf32_is_on_cuda(self) -> Self:
+        if self.precision == "tf32" and not self.device.startswith("cuda"):
+            raise ValueError(f'precision is "tf32", which only CUDA has, and the device is {self.device!r}')
+        return self
 
     @property
     def steps(self) -> int:

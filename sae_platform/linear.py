@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sae_platform.activations import Batch
-from sae_platform.components import SAEConfig
+from sae_platform.components import Precision, SAEConfig
 from sae_platform.errors import PlatformError
 from sae_platform.sae import SAE, StepOutput, StepState
 from sae_platform.sparse import (
@@ -120,7 +120,7 @@ class LinearSAE(SAE):
         x, _ = self._normalized(self._rows(batch.x))
         limit = SPARSE_BELOW.get(x.device.type, 0.0) if state.sparse_below is None else state.sparse_below
         sparse = self.sparse_step and self.density(x) < limit
-        pre = self._preactivations(x, sparse, state.workspace)
+        pre = self._preactivations(x, sparse, state.workspace, state.precision)
         features = self.activate_in_training(pre)
         reconstruction = features.decode(self.W_dec) + self.b_dec
         mse = (reconstruction - x).pow(2).sum(-1).mean()
@@ -152,15 +152,17 @@ class LinearSAE(SAE):
         b_enc = None if self.b_enc is None else self.b_enc[dead]
         return dense_preactivations(x, self.W_enc_rows[dead], b_enc, self._subtracted).values
 
-    def _preactivations(self, x: Tensor, sparse: bool, workspace: Workspace | None = None) -> Features:
+    def _preactivations(
+        self, x: Tensor, sparse: bool, workspace: Workspace | None = None, precision: Precision = "full"
+    ) -> Features:
         if sparse:
-            return self._selected(x, workspace)
-        return dense_preactivations(x, self.W_enc_rows, self.b_enc, self._subtracted)
+            return self._selected(x, workspace, precision)
+        return dense_preactivations(x, self.W_enc_rows, self.b_enc, self._subtracted, precision)
 
-    def _selected(self, x: Tensor, workspace: Workspace | None = None) -> SparseFeatures:
+    def _selected(self, x: Tensor, workspace: Workspace | None = None, precision: Precision = "full") -> SparseFeatures:
         return selected_preactivations(
             x, self.W_enc_rows, self.b_enc, self._subtracted, self.select,
-            scale=self.selection_scale(), workspace=workspace,
+            scale=self.selection_scale(), workspace=workspace, precision=precision,
         )  # fmt: skip
 
     @property

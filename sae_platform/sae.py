@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sae_platform import weights
 from sae_platform.activations import Batch
-from sae_platform.components import SAEConfig
+from sae_platform.components import Precision, SAEConfig
 from sae_platform.errors import PlatformError
 from sae_platform.sparse import Features, SparseFeatures, Workspace
 
@@ -37,6 +37,7 @@ class StepState:
     dead: Tensor | None = None  # [n_dead] int64, the features that have not fired for long; None: not known yet
     sparse_below: float | None = None  # density of features below which a step runs on them alone; None: the device's
     workspace: Workspace | None = None  # scratch memory that is kept from step to step
+    precision: Precision = "full"  # of the encoder's product
 
 
 @dataclass(frozen=True)

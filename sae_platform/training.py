@@ -22,7 +22,7 @@ from sae_platform.reporting import Display, Reports
 from sae_platform.runs import RunDirectory
 from sae_platform.sae import SAE, StepOutput, StepState
 from sae_platform.signals import StopSignals
-from sae_platform.sparse import Workspace
+from sae_platform.sparse import Workspace, matmul_precision
 from sae_platform.tracking import TrainingStatistics
 
 DEAD_REFRESH_STEPS = 10  # how often the list of dead features is brought to the host
@@ -79,7 +79,7 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
             lr = optimizer.param_groups[0]["lr"] = learning_rate(settings, step)
             warmed = {term: coefficient.at(step) for term, coefficient in coefficients.items()}
 
-            state = StepState(step, warmed, dead, settings.sparse_below, workspace)
+            state = StepState(step, warmed, dead, settings.sparse_below, workspace, settings.precision)
             output, loss = take_step(sae, optimizer, batch, state, settings.clip_grad_norm)
 
             step += 1
@@ -123,10 +123,11 @@ def take_step(
     Returns what the step computed and its loss. The optimizer divides by `grad_scale` while it reads the gradients,
     which saves a pass over them.
     """
-    output = sae.step(batch, state)
-    loss = torch.stack(list(output.losses.values())).sum()
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    with matmul_precision(state.precision):
+        output = sae.step(batch, state)
+        loss = torch.stack(list(output.losses.values())).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
     if clip_grad_norm:
         norm = nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
         optimizer.grad_scale = ((norm + 1e-6) / clip_grad_norm).clamp_min(1.0).float()  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ offers the same operations, so an architecture writes its mathematics once, elem
 
 from __future__ import annotations
 
-from sae_platform.sparse.encoding import dense_preactivations, selected_preactivations
+from sae_platform.sparse.encoding import dense_preactivations, matmul_precision, selected_preactivations
 from sae_platform.sparse.features import DenseFeatures, Features, SparseFeatures
 from sae_platform.sparse.selection import largest, positive
 from sae_platform.sparse.support import Support
@@ -20,6 +20,7 @@ __all__ = [
     "Workspace",
     "dense_preactivations",
     "largest",
+    "matmul_precision",
     "positive",
     "selected_preactivations",
 ]

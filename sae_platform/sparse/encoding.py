@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sae_platform.components import Precision
 from sae_platform.sparse.features import DenseFeatures, SparseFeatures
 from sae_platform.sparse.support import Support
 from sae_platform.sparse.workspace import Workspace
@@ -26,18 +28,23 @@ def selected_preactivations(
     scale: Tensor | None = None,
     chunk_rows: int = CHUNK_ROWS,
     workspace: Workspace | None = None,
+    precision: Precision = "full",
 ) -> SparseFeatures:
     """The entries of (x - b_dec) @ encoder.T + b_enc that `select` keeps, with their exact gradients.
 
     x [rows, d_in], encoder rows [d_sae, d_in]. The dense product exists only for `chunk_rows` rows at a time, in one
     reused buffer that `select` may overwrite but not return; autograd keeps none of it. `select` sees the product times
-    `scale` [d_sae], where it is given; what is returned is not scaled and does not depend on it.
+    `scale` [d_sae], where it is given; what is returned is not scaled and does not depend on it. In bfloat16 the
+    product is rounded, and the gradients are those of the rounded values.
     """
     workspace = workspace or Workspace()
     with torch.no_grad():
         centred = x if b_dec is None else x - b_dec
         seen, bias = _scaled(encoder, b_enc, scale, workspace)
-        buffer = workspace.take("preactivations", x, min(chunk_rows, len(x)), len(encoder))
+        if precision == "bfloat16":
+            centred, seen = centred.bfloat16(), seen.bfloat16()
+            bias = None if bias is None else bias.bfloat16()
+        buffer = workspace.take("preactivations", seen, min(chunk_rows, len(x)), len(encoder))
         parts = []
         for chunk in torch.split(centred, chunk_rows):
             out = buffer[: len(chunk)]
@@ -47,15 +54,29 @@ def selected_preactivations(
                 torch.addmm(bias, chunk, seen.T, out=out)
             parts.append(select(out))
         chosen = SparseFeatures.cat(parts)
+        chosen = chosen.replace(chosen.values.to(encoder.dtype))
         if scale is not None:
             chosen = chosen.replace(chosen.values / chosen.at(scale))
     values: Tensor = _Encode.apply(chosen.values, x, encoder, b_enc, b_dec, chosen.support)  # type: ignore[no-untyped-call]
     return chosen.replace(values)
 
 
-def dense_preactivations(x: Tensor, encoder: Tensor, b_enc: Tensor | None, b_dec: Tensor | None) -> DenseFeatures:
+def dense_preactivations(
+    x: Tensor, encoder: Tensor, b_enc: Tensor | None, b_dec: Tensor | None, precision: Precision = "full"
+) -> DenseFeatures:
     """(x - b_dec) @ encoder.T + b_enc [rows, d_sae], whose backward pass makes no [rows, d_in] gradient for b_dec."""
-    return DenseFeatures(_DenseEncode.apply(x, encoder, b_enc, b_dec))  # type: ignore[no-untyped-call]
+    return DenseFeatures(_DenseEncode.apply(x, encoder, b_enc, b_dec, precision))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def matmul_precision(precision: Precision) -> Iterator[None]:
+    """While open, float32 products on CUDA are in full precision, or in TF32 for the other two settings."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest" if precision == "full" else "high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _scaled(
@@ -102,16 +123,21 @@ class _DenseEncode(torch.autograd.Function):
     """The affine map, with the gradient of b_dec from the sums of the gradient over rows."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, encoder: Tensor, b_enc: Tensor | None, b_dec: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, encoder: Tensor, b_enc: Tensor | None, b_dec: Tensor | None, precision: Precision
+    ) -> Tensor:
         ctx.save_for_backward(x, encoder, b_dec)
-        return F.linear(x if b_dec is None else x - b_dec, encoder, b_enc)
+        centred = x if b_dec is None else x - b_dec
+        if precision != "bfloat16":
+            return F.linear(centred, encoder, b_enc)
+        return F.linear(centred.bfloat16(), encoder.bfloat16(), None if b_enc is None else b_enc.bfloat16()).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, encoder, b_dec = ctx.saved_tensors
-        needs_x, needs_encoder, needs_b_enc, needs_b_dec = ctx.needs_input_grad
+        needs_x, needs_encoder, needs_b_enc, needs_b_dec, _ = ctx.needs_input_grad
         for_x = grad @ encoder if needs_x else None
         for_encoder = grad.T @ (x if b_dec is None else x - b_dec) if needs_encoder else None
         sums = grad.sum(0) if needs_b_enc or needs_b_dec else None
         for_b_dec = -(sums @ encoder) if sums is not None and needs_b_dec else None
-        return for_x, for_encoder, sums if needs_b_enc else None, for_b_dec
+        return for_x, for_encoder, sums if needs_b_enc else None, for_b_dec, None

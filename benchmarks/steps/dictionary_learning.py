@@ -16,7 +16,7 @@ def build(case: Case, data: Data, lr: float) -> Callable[[Tensor], float]:
     size = SIZES[case.size]
     trainer = TopKTrainer(
         steps=10**6, activation_dim=size.d_in, dict_size=size.d_sae, k=case.l0, layer=0, lm_name="none", lr=lr,
-        auxk_alpha=0.0, warmup_steps=0, threshold_start_step=10**6, device="cpu",
+        auxk_alpha=0.0, warmup_steps=0, threshold_start_step=10**6, device=str(data.rows.device),
     )  # fmt: skip
     with torch.no_grad():
         trainer.ae.encoder.weight.copy_(data.rows)

@@ -1,4 +1,4 @@
-"""sparsify's SparseCoder on its CPU path. Its trainer needs CUDA: the loop around it is ours, with fused Adam."""
+"""sparsify's SparseCoder in a loop of ours with fused Adam: its own trainer needs CUDA."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.data import Data
 
 def build(case: Case, data: Data, lr: float) -> Callable[[Tensor], float]:
     size = SIZES[case.size]
-    sae = SparseCoder(size.d_in, SparseCoderConfig(num_latents=size.d_sae, k=case.l0))
+    sae = SparseCoder(size.d_in, SparseCoderConfig(num_latents=size.d_sae, k=case.l0), data.rows.device)
     with torch.no_grad():
         sae.encoder.weight.copy_(data.rows)
         sae.W_dec.copy_(data.rows)

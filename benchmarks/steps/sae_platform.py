@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cases import SIZES, Case
+from benchmarks.cases import PRECISIONS, SIZES, Case
 from benchmarks.data import Data
-from benchmarks.libraries import BANDWIDTH, L0, L1
+from benchmarks.steps import BANDWIDTH, L0, L1
 from sae_platform import SAEConfig
 from sae_platform.activations import Batch
 from sae_platform.sae import StepState
@@ -18,6 +18,10 @@ from sae_platform.sparse import Workspace
 from sae_platform.tracking import TrainingStatistics
 from sae_platform.training import take_step
 
+DEVIATIONS: dict[tuple[str, str], dict[str, Any]] = {
+    ("topk", "auxk_half_dead"): {"aux_loss_coefficient": 1 / 32},
+    ("gated", "frozen_decoder"): {"freeze_auxiliary_decoder": True},
+}
 SETTINGS: dict[str, dict[str, Any]] = {
     "topk": {"aux_loss_coefficient": 0.0},
     "standard": {"l1_coefficient": L1},
@@ -28,22 +32,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def build(case: Case, data: Data, lr: float) -> Callable[[Tensor], float]:
     size = SIZES[case.size]
-    settings = SETTINGS[case.architecture] | ({"k": case.l0} if case.architecture == "topk" else {})
-    cfg = SAEConfig(architecture=case.architecture, d_in=size.d_in, d_sae=size.d_sae, **settings)
+    device = data.rows.device
+    settings = SETTINGS[case.architecture] | DEVIATIONS.get((case.architecture, case.setting), {})
+    if case.architecture == "topk":
+        settings |= {"k": case.l0}
+    cfg = SAEConfig(
+        architecture=case.architecture, d_in=size.d_in, d_sae=size.d_sae, device=str(device), **settings
+    )  # fmt: skip
     sae: Any = cfg.build().train()
     with torch.no_grad():
         sae.W_enc_rows.copy_(data.rows)
         sae.W_dec.copy_(data.rows)
-        if case.architecture == "standard":
-            sae.b_enc.fill_(-data.level)
-        if case.architecture == "jumprelu":
-            sae.threshold.fill_(data.level)
-        if case.architecture == "gated":
-            sae.b_gate.fill_(-data.level)
+    data.hold_l0(sae, case.architecture)
     optimizer = torch.optim.Adam(sae.parameters(), lr=lr, fused=True)
     warmed = {name: coefficient.value for name, coefficient in sae.coefficients().items()}
-    statistics = TrainingStatistics(size.d_sae, 10**9, torch.device("cpu"))
-    state = StepState(0, warmed, workspace=Workspace())
+    statistics = TrainingStatistics(size.d_sae, 10**9, device)
+    half = torch.arange(0, size.d_sae, 2, device=device) if case.setting == "auxk_half_dead" else None
+    precision: Any = case.setting if case.setting in PRECISIONS.values() else "full"
+    state = StepState(0, warmed, half, workspace=Workspace(), precision=precision)
     count = 0
 
     def step(x: Tensor) -> float:

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from benchmarks.cases import SIZES, Case
 from benchmarks.data import Data
-from benchmarks.libraries import BANDWIDTH, L0, L1
+from benchmarks.steps import BANDWIDTH, L0, L1
 
 
 def build(case: Case, data: Data, lr: float) -> Callable[[Tensor], float]:
     size = SIZES[case.size]
-    shared: dict[str, Any] = {"d_in": size.d_in, "d_sae": size.d_sae}
+    shared: dict[str, Any] = {"d_in": size.d_in, "d_sae": size.d_sae, "device": str(data.rows.device)}
     sparse = case.setting == "use_sparse_activations"
     sae: Any
     if case.architecture == "topk":
@@ -39,15 +39,13 @@ def build(case: Case, data: Data, lr: float) -> Callable[[Tensor], float]:
     with torch.no_grad():
         sae.W_enc.copy_(data.rows.T)
         sae.W_dec.copy_(data.rows)
-        if case.architecture == "standard":
-            sae.b_enc.fill_(-data.level)
-        if case.architecture == "jumprelu":
-            sae.threshold.fill_(data.level)
-        if case.architecture == "gated":
-            sae.b_gate.fill_(-data.level)
+    data.hold_l0(sae, case.architecture)
+    if case.setting == "tf32":
+        torch.set_float32_matmul_precision("high")
     settings = SAETrainerConfig(
-        total_training_samples=10**9, train_batch_size_samples=size.batch, lr=lr, lr_end=lr, dead_feature_window=10**6
-    )
+        total_training_samples=10**9, train_batch_size_samples=size.batch, lr=lr, lr_end=lr, dead_feature_window=10**6,
+        device=str(data.rows.device), autocast=case.setting == "autocast",
+    )  # fmt: skip
     trainer = SAETrainer(settings, sae, iter(()))
 
     def step(x: Tensor) -> float:
