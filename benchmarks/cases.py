@@ -1,4 +1,4 @@
-"""What is measured: one library's training step, at one size and number of active features; or one stage of training."""
+"""What is measured: a library's training step, at a size and number of active features; or a stage of training."""
 
 from __future__ import annotations
 

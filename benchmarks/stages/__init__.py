@@ -1,4 +1,4 @@
-"""One module a library: `buffer`, `harvest` and `end_to_end` prepare a stage on a device, and give a function that runs it.
+"""One module a library: `buffer`, `harvest` and `end_to_end` prepare a stage on a device and give a function to run it.
 
 That function returns how many tokens went through, and a number that libraries which did the same work agree on.
 """

@@ -64,6 +64,9 @@ def harvest(device: str) -> Callable[[], tuple[int, float]]:
 
 
 def end_to_end(device: str) -> Callable[[], tuple[int, float]]:
+    """Saving, checking and a short evaluation of the SAE included."""
+    run_config(device).source.build(0)  # imports what the peer imported already
+
     def run() -> tuple[int, float]:
         with tempfile.TemporaryDirectory() as folder:
             done = train(run_config(device), folder)

@@ -40,7 +40,8 @@ def runner_config(device: str) -> LanguageModelSAERunnerConfig[Any]:
         dataset_path="standard library", is_dataset_tokenized=False, context_size=CONTEXT,
         n_batches_in_buffer=BUFFER // CONTEXT, store_batch_size_prompts=CONTEXTS,
         training_tokens=TOKENS, train_batch_size_tokens=BATCH, lr=LR, device=device,
-        logger=LoggingConfig(log_to_wandb=False), n_checkpoints=0, checkpoint_path=None, output_path=None, verbose=False,
+        logger=LoggingConfig(log_to_wandb=False), n_checkpoints=0, checkpoint_path=None, output_path=None,
+        verbose=False,
     )  # fmt: skip
 
 
