@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from sae_platform import checkpoints
 from sae_platform.activations import ActivationSource, Batch
+from sae_platform.ahead import ahead
 from sae_platform.buffer import ShuffleBuffer, capacity_of
 from sae_platform.components import SAEConfig
 from sae_platform.config import RunConfig, TrainingConfig, read_run
@@ -20,12 +19,8 @@ from sae_platform.errors import Interrupted, PlatformError
 from sae_platform.finishing import finish
 from sae_platform.reporting import Display, Reports
 from sae_platform.runs import RunDirectory
-from sae_platform.sae import SAE, StepOutput, StepState
 from sae_platform.signals import StopSignals
-from sae_platform.sparse import Workspace, matmul_precision
-from sae_platform.tracking import TrainingStatistics
-
-DEAD_REFRESH_STEPS = 10  # how often the list of dead features is brought to the host
+from sae_platform.stepping import Trainee
 
 
 def train(
@@ -58,83 +53,34 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
     run = run.model_copy(update={"sae": fitted(run.sae, source, settings)})
     loggers = [config.build() for config in run.loggers]
     notices: list[str] = []
-    batches = shuffled(source, settings, notices)
+    batches = shuffled(source, settings, notices, device)
     first = next(batches)
 
-    sae = built(run.sae).train()
-    stats = TrainingStatistics(sae.d_sae, settings.dead_feature_window, device)
-    stats.check_first(first)
-    sae.initialise(first.x)
-    optimizer = torch.optim.Adam(
-        sae.parameters(), lr=settings.lr, betas=settings.adam_betas, eps=settings.adam_eps, fused=True
-    )
-    coefficients = sae.coefficients()
-    workspace = Workspace()
+    trainee = Trainee(run, first)
+    stats = trainee.stats
 
-    step, dead = 0, None
     signals.at_once = None
     writer = RunDirectory.create(runs, name, run.to_toml(), run.sae.architecture, settings.tokens)
     with Reports(writer, loggers, display, run, notices) as reports:
         for batch in chain([first], batches):
-            lr = optimizer.param_groups[0]["lr"] = learning_rate(settings, step)
-            warmed = {term: coefficient.at(step) for term, coefficient in coefficients.items()}
-
-            state = StepState(step, warmed, dead, settings.sparse_below, workspace, settings.precision)
-            output, loss = take_step(sae, optimizer, batch, state, settings.clip_grad_norm)
-
-            step += 1
-            stats.add(step, batch, output, loss)
-            if step % DEAD_REFRESH_STEPS == 0:
-                dead = stats.dead()
+            trainee.train(batch)
+            step = trainee.step
             stopped = signals.received
             due = settings.checkpoint_every and step % settings.checkpoint_every == 0
             if step % settings.log_every == 0 or step == settings.steps or due or stopped:
-                rates = {"learning_rate": lr, **{f"{term}_coefficient": value for term, value in warmed.items()}}
-                reports.log(step, stats.tokens, {**stats.window(), **rates})
+                reports.log(step, stats.tokens, {**stats.window(), **trainee.rates})
             if due or stopped:
                 path = checkpoints.save_checkpoint(
-                    writer.checkpoints_path, step, stats.tokens, sae, optimizer, {**batches.state(), **stats.state()},
-                    stats.log_sparsity(), settings.keep_checkpoints,
+                    writer.checkpoints_path, step, stats.tokens, trainee.sae, trainee.optimizer,
+                    {**batches.state(), **stats.state()}, stats.log_sparsity(), settings.keep_checkpoints,
                 )  # fmt: skip
                 reports.say(f"Checkpoint {path}.")
             if stopped:
                 load = f'SAE.load_from_disk("{path / "sae"}")'
                 raise Interrupted(f"Stopped after step {step}. Load what there is with {load}.", stopped)
         reports.trained(step, stats.tokens, time.perf_counter() - started)
-        finish(reports, run, sae, source, batch.x, signals)
+        finish(reports, run, trainee.sae, source, batch.x, signals)
     return RunDirectory(writer.path)
-
-
-def learning_rate(settings: TrainingConfig, step: int) -> float:
-    """The learning rate of a step, from 0 on: linear warm-up, constant or cosine (to a tenth), linear decay to 0."""
-    steps = settings.steps
-    decay = steps // 5 if settings.lr_decay_steps is None else settings.lr_decay_steps
-    factor = min(1.0, (step + 1) / max(1, settings.lr_warm_up_steps), (steps - step) / max(1, decay))
-    if settings.lr_schedule == "cosine":
-        factor *= 0.55 + 0.45 * math.cos(math.pi * min(1.0, step / max(1, steps - decay)))
-    return settings.lr * factor
-
-
-def take_step(
-    sae: SAE, optimizer: torch.optim.Optimizer, batch: Batch, state: StepState, clip_grad_norm: float
-) -> tuple[StepOutput, Tensor]:
-    """One step of a fused optimizer, with gradients clipped to a norm as by `clip_grad_norm_` (0: not clipped).
-
-    Returns what the step computed and its loss. The optimizer divides by `grad_scale` while it reads the gradients,
-    which saves a pass over them.
-    """
-    optimizer.zero_grad()
-    with matmul_precision(state.precision):
-        output = sae.step(batch, state)
-        loss = torch.stack(list(output.losses.values())).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-    if clip_grad_norm:
-        norm = nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
-        optimizer.grad_scale = ((norm + 1e-6) / clip_grad_norm).clamp_min(1.0).float()  # type: ignore[attr-defined]
-        optimizer.found_inf = torch.zeros_like(norm, dtype=torch.float32)  # type: ignore[attr-defined]
-    optimizer.step()
-    sae.after_step()
-    return output, loss
 
 
 def usable_device(name: str) -> torch.device:
@@ -150,15 +96,6 @@ def usable_device(name: str) -> torch.device:
         ) from error
 
 
-def built(cfg: SAEConfig) -> SAE:
-    """An untrained SAE. PlatformError when there is no memory for it."""
-    try:
-        return cfg.build()
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise PlatformError(f"Cannot make an SAE of {cfg.d_in} x {cfg.d_sae} on {cfg.device}: {reason}") from error
-
-
 def fitted(cfg: SAEConfig, source: ActivationSource, settings: TrainingConfig) -> SAEConfig:
     """The SAE's configuration for this source: its width, its metadata, the run's device and dtype."""
     if cfg.d_in not in (None, source.d_in):
@@ -170,14 +107,22 @@ def fitted(cfg: SAEConfig, source: ActivationSource, settings: TrainingConfig) -
     return type(cfg)(**{**cfg.model_dump(), **given})
 
 
-def shuffled(source: ActivationSource, settings: TrainingConfig, notices: list[str]) -> ShuffleBuffer:
+def shuffled(
+    source: ActivationSource, settings: TrainingConfig, notices: list[str], device: torch.device
+) -> ShuffleBuffer:
     """The run's rows through its shuffle buffer; PlatformError when the buffer's size makes no sense."""
-    row_bytes = source.d_in * source.dtype.itemsize + 16  # with its token and position
-    capacity = capacity_of(settings.buffer, row_bytes)
+    capacity = buffer_rows(source, settings)
     if capacity >= settings.batch_size:  # rows that never come need no room
         capacity = max(settings.batch_size, min(capacity, settings.tokens))
-    stream = activation_stream(source, settings.tokens, notices, torch.device(settings.device))
+    stream = activation_stream(source, settings.tokens, notices, device)
+    if source.device != device:
+        stream = ahead(stream)
     return ShuffleBuffer(stream, capacity, settings.batch_size, settings.seed)
+
+
+def buffer_rows(source: ActivationSource, settings: TrainingConfig) -> int:
+    """How many rows of this source `training.buffer` holds."""
+    return capacity_of(settings.buffer, source.d_in * source.dtype.itemsize + 16)  # with token and position
 
 
 def activation_stream(source: ActivationSource, rows: int, notices: list[str], device: torch.device) -> Iterator[Batch]:

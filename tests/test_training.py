@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from sae_platform import PlatformError, RunConfig, RunDirectory, evaluate, train, weights
 from sae_platform.config import TrainingConfig
-from sae_platform.training import learning_rate
+from sae_platform.stepping import learning_rate
 from tape import BATCH, D_SAE, SAE_TABLE, SYNTHETIC, Step, TapeConfig, a_run, texts, values
 
 # Processors differ in the last bits of random numbers, so that a few features fire on one and not on another: 3e-4.

@@ -16,7 +16,7 @@ from sae_platform.activations import Batch
 from sae_platform.sae import StepState
 from sae_platform.sparse import Workspace
 from sae_platform.tracking import TrainingStatistics
-from sae_platform.training import take_step
+from sae_platform.stepping import take_step
 
 DEVIATIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("topk", "auxk_half_dead"): {"aux_loss_coefficient": 1 / 32},

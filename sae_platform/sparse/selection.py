@@ -1,7 +1,7 @@
 """Find the few entries that count in a chunk of pre-activations [rows, d_sae].
 
-Columns form groups. One pass finds the largest of each group, and only groups whose largest counts are looked into. That
-is exact, since no entry is larger than the largest of its group.
+Columns form groups. One pass finds the largest of each group, and only groups whose largest counts are looked into.
+That is exact, since no entry is larger than the largest of its group.
 """
 
 from __future__ import annotations
