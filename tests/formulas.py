@@ -25,8 +25,8 @@ def normal(*shape: int, seed: int = 1) -> Tensor:
 
 def built(architecture: str, **settings: Any) -> LinearSAE:
     """A small SAE whose parameters are all away from their starts, and whose decoder rows differ in norm."""
-    settings = {**EXTRA.get(architecture, {}), **settings}
-    sae = SAEConfig(architecture=architecture, d_in=D_IN, d_sae=D_SAE, dtype="float64", **settings).build()
+    settings = {"dtype": "float64", **EXTRA.get(architecture, {}), **settings}
+    sae = SAEConfig(architecture=architecture, d_in=D_IN, d_sae=D_SAE, **settings).build()
     assert isinstance(sae, LinearSAE)
     with torch.no_grad():
         for number, parameter in enumerate(sae.parameters()):

@@ -159,6 +159,8 @@ def test_an_unknown_kind_is_answered_with_the_installed_ones(setting: str, expec
         ("training.seed=99999999999999999999", "training.seed: input should be less than 9223372036854775808, "),
         ("training.lr_schedule=cosin", "training.lr_schedule: input should be 'constant' or 'cosine', not 'cosin'."),
         ("training.dtype=float31", "training.dtype: input should be 'float32', 'float64' or 'bfloat16',"),
+        ("training.precision=fp8", "training.precision: input should be 'full', 'tf32' or 'bfloat16', not 'fp8'."),
+        ("training.precision=tf32", "training: precision is \"tf32\", which only CUDA has, and the device is 'cpu'"),
         ("training.adam_betas=[0.9, 1.0]", "training.adam_betas.1: input should be less than 1, not 1.0."),
         ("training.adam_betas=[0.9]", "training.adam_betas.1 is missing."),
         ("training.buffer=-3", 'training.buffer: needs a number of tokens (131072) or memory ("2GB"), not -3'),

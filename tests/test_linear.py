@@ -36,26 +36,43 @@ def test_the_sparsity_penalty_warms_up_linearly(architecture: str, term: str, kn
     assert built(architecture, **{knob: 3.0}).coefficients()[term].at(0) == 3.0
 
 
+def trajectory(architecture: str, sparse: bool, dtype: str, steps: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Loss terms, and the gradients of all steps with the weights after them, of a training run."""
+    sae = built(architecture, dtype=dtype, normalize_activations="layer_norm")
+    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2, fused=True)
+    losses, gradients = [], []
+    for step, x in enumerate(normal(steps, ROWS, D_IN)):
+        output = one_step(sae, x, step, DEAD, sparse_below=limit(sparse))
+        assert isinstance(output.features, SparseFeatures) == sparse
+        optimizer.zero_grad()
+        torch.stack(list(output.losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        sae.after_step()
+        losses += [loss.detach() for loss in output.losses.values()]
+        gradients += [p.grad.clone() for p in sae.parameters() if p.grad is not None]
+    return losses, [*gradients, *sae.parameters()]
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_sparse_step_is_a_dense_step(architecture: str) -> None:
     """Over a training run: 200 steps of Adam from the same start give the same losses, gradients and weights."""
-    data = normal(200, ROWS, D_IN)
-    runs = []
-    for sparse in (True, False):
-        sae = built(architecture, normalize_activations="layer_norm")
-        optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2, fused=True)
-        history = []
-        for step, x in enumerate(data):
-            output = one_step(sae, x, step, DEAD, sparse_below=limit(sparse))
-            assert isinstance(output.features, SparseFeatures) == sparse
-            optimizer.zero_grad()
-            torch.stack(list(output.losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            sae.after_step()
-            history += [*output.losses.values(), *(p.grad.clone() for p in sae.parameters() if p.grad is not None)]
-        runs.append([*history, *sae.parameters()])
-    for one, other in zip(*runs, strict=True):
+    runs = [trajectory(architecture, sparse, "float64", 200) for sparse in (True, False)]
+    for one, other in zip(*([*losses, *rest] for losses, rest in runs), strict=True):
         same(one, other)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_in_float32_sparse_and_dense_steps_part_only_by_rounding(architecture: str) -> None:
+    """From each other and from float64: 20 steps with their weights to 1e-4, the losses of 200 to 1e-2."""
+    exact = trajectory(architecture, False, "float64", 20), trajectory(architecture, False, "float64", 200)
+    for sparse in (True, False):
+        for (losses, rest), steps, rounding in zip(exact, (20, 200), (1e-4, 1e-2), strict=True):
+            in_float32 = trajectory(architecture, sparse, "float32", steps)
+            pairs = [*zip(in_float32[0], losses, strict=True)]
+            if steps == 20:
+                pairs += zip(in_float32[1], rest, strict=True)
+            for one, other in pairs:
+                torch.testing.assert_close(one.double(), other, rtol=rounding, atol=rounding)
 
 
 KNOBS = {

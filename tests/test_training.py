@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from threading import current_thread
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from sae_platform import PlatformError, RunConfig, RunDirectory, evaluate, train, weights
+from sae_platform.activations import Batch
 from sae_platform.config import TrainingConfig
 from sae_platform.stepping import learning_rate
-from tape import BATCH, D_SAE, SAE_TABLE, SYNTHETIC, Step, TapeConfig, a_run, texts, values
+from tape import BATCH, D_SAE, SAE_TABLE, SYNTHETIC, Step, Tape, TapeConfig, a_run, texts, values
 
 # Processors differ in the last bits of random numbers, so that a few features fire on one and not on another: 3e-4.
 GOLDEN = {
@@ -47,6 +50,29 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(architectur
     first, again, other = files("first", 0), files("again", 0), files("other", 1)
     assert first == again
     assert all(one != another for one, another in zip(first, other, strict=True))
+
+
+def test_a_source_on_a_device_of_its_own_runs_ahead_and_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bits(name: str) -> bytes:
+        run = train(a_run(), tmp_path, name)
+        return (run.sae_path / "sae_weights.safetensors").read_bytes()
+
+    threads: set[str] = set()
+    harvest = Tape.harvest
+
+    def watched(self: Tape, *args: Any) -> Iterator[Batch]:
+        for batch in harvest(self, *args):
+            threads.add(current_thread().name)
+            yield batch
+
+    monkeypatch.setattr(Tape, "harvest", watched)
+    together = bits("together")
+    assert threads == {"MainThread"}
+    monkeypatch.setattr(Tape, "device", torch.device("meta"))
+    assert bits("ahead") == together
+    assert "activations" in threads
 
 
 def test_a_seeded_run_gives_the_numbers_it_always_gave(tmp_path: Path) -> None:
