@@ -15,13 +15,14 @@ from sae_platform import SAEConfig
 from sae_platform.activations import Batch
 from sae_platform.sae import StepState
 from sae_platform.sparse import Workspace
-from sae_platform.tracking import TrainingStatistics
 from sae_platform.stepping import take_step
+from sae_platform.tracking import TrainingStatistics
 
 DEVIATIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("topk", "auxk_half_dead"): {"aux_loss_coefficient": 1 / 32},
     ("gated", "frozen_decoder"): {"freeze_auxiliary_decoder": True},
 }
+FORCED = {"sparse": 2.0, "dense": 0.0}  # densities below which a step is sparse: always, never
 SETTINGS: dict[str, dict[str, Any]] = {
     "topk": {"aux_loss_coefficient": 0.0},
     "standard": {"l1_coefficient": L1},
@@ -49,7 +50,7 @@ def build(case: Case, data: Data, lr: float) -> Callable[[Tensor], float]:
     statistics = TrainingStatistics(size.d_sae, 10**9, device)
     half = torch.arange(0, size.d_sae, 2, device=device) if case.setting == "auxk_half_dead" else None
     precision: Any = case.setting if case.setting in PRECISIONS.values() else "full"
-    state = StepState(0, warmed, half, workspace=Workspace(), precision=precision)
+    state = StepState(0, warmed, half, FORCED.get(case.setting), Workspace(), precision)
     count = 0
 
     def step(x: Tensor) -> float:
