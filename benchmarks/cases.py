@@ -131,7 +131,8 @@ def _cuda(size: str) -> Iterator[Case]:
     yield from _topk(
         size, ("sae_platform", "default"), ("sae_platform", "tf32"), ("sae_platform", "bfloat16"),
         ("sae_platform", "auxk_half_dead"), ("bound", "default"), ("saelens", "default"), ("saelens", "tf32"),
-        ("saelens", "autocast"), ("saelens", "use_sparse_activations"), ("sparsify", "fused_adam"),
+        ("saelens", "autocast"), ("saelens", "use_sparse_activations"), ("dictionary_learning", "default"),
+        ("sparsify", "autocast"),  # always on CUDA
     )  # fmt: skip
     for architecture in ("standard", "jumprelu", "gated"):
         for library, settings in (

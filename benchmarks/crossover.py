@@ -42,7 +42,9 @@ def main() -> None:
             )
             print(*rows[-1], flush=True)
     text = table(("size", "architecture", "density", "sparse s / step", "dense s / step", "sparse is faster by"), rows)
-    (ROOT / "results" / device / "crossover.md").write_text(text + "\n")
+    folder = ROOT / "results" / device
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "crossover.md").write_text(text + "\n")
 
 
 def both(size: str, architecture: str, density: float, device: str) -> list[float]:

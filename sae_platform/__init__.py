@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-# torch reads this when it is imported: large tensors on huge pages, where gathers of weight rows are much faster.
+# torch reads this when it first takes memory: large tensors on huge pages, where gathers of rows are much faster.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ class ActivationSource(ABC):
 
     d_in: int
     dtype: torch.dtype  # of the rows
-    device = torch.device("cpu")  # where they are made
+    device: torch.device = torch.device("cpu")  # where they are made
     metadata: SAEMetadata  # recorded with the SAE
 
     @abstractmethod

@@ -12,7 +12,7 @@ POLL_SECONDS = 0.1  # how soon a thread with nobody left to read it ends
 
 
 def ahead(stream: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """The items of a stream in their order, made up to `depth` in advance.
+    """The items of a stream in their order. Up to `depth` of them lie ready while the next is made.
 
     What the stream raises is raised here, after the items before it. Closing the iterator ends the thread.
     """

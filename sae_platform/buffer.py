@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -87,6 +87,11 @@ class ShuffleBuffer:
         at.cursor += len(slots)
         at.served += len(slots)
         return Batch(**rows)
+
+    def close(self) -> None:
+        """Close the stream, where it can be closed."""
+        if isinstance(self._stream, Generator):
+            self._stream.close()
 
     def state(self) -> dict[str, Tensor]:
         """Everything further batches depend on besides the stream, as tensors that safetensors can hold.

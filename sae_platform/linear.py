@@ -147,10 +147,10 @@ class LinearSAE(SAE):
             sae._cfg = sae._cfg.model_copy(update={"normalize_activations": "none"})
         return sae
 
-    def dead_preactivations(self, x: Tensor, dead: Tensor) -> Tensor:
+    def dead_preactivations(self, x: Tensor, dead: Tensor, precision: Precision = "full") -> Tensor:
         """Pre-activations of dead features alone: x [rows, d_in], dead [n_dead] to [rows, n_dead]."""
         b_enc = None if self.b_enc is None else self.b_enc[dead]
-        return dense_preactivations(x, self.W_enc_rows[dead], b_enc, self._subtracted).values
+        return dense_preactivations(x, self.W_enc_rows[dead], b_enc, self._subtracted, precision).values
 
     def _preactivations(
         self, x: Tensor, sparse: bool, workspace: Workspace | None = None, precision: Precision = "full"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, cycle, islice, repeat
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from sae_platform.activations import Batch, LanguageModelSource
 from sae_platform.buffer import ShuffleBuffer
 from sae_platform.config import RunConfig
+from sae_platform.sparse import matmul_precision
 from sae_platform.stepping import Trainee
 from sae_platform.training import activation_stream, buffer_rows, fitted, shuffled, usable_device
 
@@ -38,18 +40,20 @@ def measure_stages(run: RunConfig, seconds: float = 5.0) -> Iterator[Stage]:
 
     `text`: documents to contexts of tokens; `model`: contexts to activations at the hook; `harvest`: both, or all that
     a source without a model does; `buffer`: shuffling rows that are in memory; `step`: training on rows that are in
-    memory, from the first step on; `together`: all of it, as a run does. Raises what `train` raises for bad input.
+    memory, from the first step on; `together`: all of it, through a small buffer that is full. Raises what `train`
+    raises for a bad source, SAE, device or buffer.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), matmul_precision(run.training.precision):
         torch.manual_seed(run.training.seed)
         yield from _measured(run, seconds)
 
 
 def _measured(run: RunConfig, seconds: float) -> Iterator[Stage]:
     settings = run.training
-    batch_size = settings.batch_size
     device = usable_device(settings.device)
     source = run.source.build(settings.seed)
+    batch_size, capacity = settings.batch_size, buffer_rows(source, settings)
+    shuffled(source, settings, [], device)  # refuses a buffer that makes no sense
     run = run.model_copy(
         update={
             "sae": fitted(run.sae, source, settings),
@@ -61,30 +65,33 @@ def _measured(run: RunConfig, seconds: float) -> Iterator[Stage]:
         yield _timed("text", ((each.numel(), each) for each in tokens), seconds)
         held = cycle(list(islice(tokens, HELD)))
         yield _timed("model", ((each.numel(), source.activations(each)) for each in held), seconds)
-    harvested = activation_stream(source, ENDLESS, [], device)
-    yield _timed("harvest", ((len(batch.x), batch.x) for batch in harvested), seconds)
+    yield _timed("harvest", _rows_of(activation_stream(source, ENDLESS, [], device)), seconds)
 
-    batches = shuffled(source, run.training, [], device)
-    first = next(batches)
-    buffer = ShuffleBuffer(repeat(first), max(batch_size, buffer_rows(source, settings)), batch_size, settings.seed)
-    yield _timed("buffer", ((len(batch.x), batch.x) for batch in buffer), seconds)
+    with closing(shuffled(source, run.training, [], device)) as batches:
+        first = next(batches)
+        yield _timed("buffer", _rows_of(ShuffleBuffer(repeat(first), capacity, batch_size, settings.seed)), seconds)
 
-    trainee = Trainee(run, first)
-    weight = next(trainee.sae.parameters())
+        trainee = Trainee(run, first)
+        weight = next(trainee.sae.parameters())
 
-    def trained(batch: Batch) -> tuple[int, Tensor]:
-        trainee.train(batch)
-        return len(batch.x), weight
+        def trained(batch: Batch) -> tuple[int, Tensor]:
+            trainee.train(batch)
+            return len(batch.x), weight
 
-    yield _timed("step", map(trained, cycle(list(islice(batches, HELD)))), seconds)
-    yield _timed("together", map(trained, batches), seconds)
+        yield _timed("step", map(trained, cycle(list(islice(batches, HELD)))), seconds)
+        yield _timed("together", map(trained, batches), seconds)
+
+
+def _rows_of(batches: Iterator[Batch]) -> Iterator[tuple[int, Tensor]]:
+    return ((len(batch.x), batch.x) for batch in batches)
 
 
 def _timed(name: str, work: Iterator[tuple[int, Tensor]], seconds: float) -> Stage:
     """Endless work, of which each piece gives its number of tokens and something that is there when it is done."""
-    _wait_for(next(work)[1])  # the first of anything is slow
+    made = next(work)[1]  # the first of anything is slow
+    _wait_for(made)
     tokens, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
+    while not tokens or time.perf_counter() - started < seconds:
         number, made = next(work)
         tokens += number
     _wait_for(made)

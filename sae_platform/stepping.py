@@ -12,7 +12,7 @@ from sae_platform.components import SAEConfig
 from sae_platform.config import RunConfig, TrainingConfig
 from sae_platform.errors import PlatformError
 from sae_platform.sae import SAE, StepOutput, StepState
-from sae_platform.sparse import Workspace, matmul_precision
+from sae_platform.sparse import Workspace
 from sae_platform.tracking import TrainingStatistics
 
 DEAD_REFRESH_STEPS = 10  # how often the list of dead features is brought to the host
@@ -72,10 +72,9 @@ def take_step(
     which saves a pass over them.
     """
     optimizer.zero_grad()
-    with matmul_precision(state.precision):
-        output = sae.step(batch, state)
-        loss = torch.stack(list(output.losses.values())).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+    output = sae.step(batch, state)
+    loss = torch.stack(list(output.losses.values())).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
     if clip_grad_norm:
         norm = nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
         optimizer.grad_scale = ((norm + 1e-6) / clip_grad_norm).clamp_min(1.0).float()  # type: ignore[attr-defined]

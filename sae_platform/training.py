@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sae_platform.finishing import finish
 from sae_platform.reporting import Display, Reports
 from sae_platform.runs import RunDirectory
 from sae_platform.signals import StopSignals
+from sae_platform.sparse import matmul_precision
 from sae_platform.stepping import Trainee
 
 
@@ -32,7 +34,7 @@ def train(
     """Train, evaluate and save the SAE that a run (or run file; none: the embedded default) describes.
 
     Returns the run directory, made under `runs`. `display` is a logger that is called in this thread. The same run on
-    the same machine gives the same bits, unless several train in one process at once. Raises PlatformError for bad
+    the same CPU gives the same bits, unless several train in one process at once. Raises PlatformError for bad
     input before anything is written, and when the data or the loss stop being finite, naming the step; `Interrupted`
     after SIGINT or SIGTERM, with a checkpoint on disk once the first step is done.
     """
@@ -53,33 +55,33 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
     run = run.model_copy(update={"sae": fitted(run.sae, source, settings)})
     loggers = [config.build() for config in run.loggers]
     notices: list[str] = []
-    batches = shuffled(source, settings, notices, device)
-    first = next(batches)
+    with matmul_precision(settings.precision), closing(shuffled(source, settings, notices, device)) as batches:
+        first = next(batches)
 
-    trainee = Trainee(run, first)
-    stats = trainee.stats
+        trainee = Trainee(run, first)
+        stats = trainee.stats
 
-    signals.at_once = None
-    writer = RunDirectory.create(runs, name, run.to_toml(), run.sae.architecture, settings.tokens)
-    with Reports(writer, loggers, display, run, notices) as reports:
-        for batch in chain([first], batches):
-            trainee.train(batch)
-            step = trainee.step
-            stopped = signals.received
-            due = settings.checkpoint_every and step % settings.checkpoint_every == 0
-            if step % settings.log_every == 0 or step == settings.steps or due or stopped:
-                reports.log(step, stats.tokens, {**stats.window(), **trainee.rates})
-            if due or stopped:
-                path = checkpoints.save_checkpoint(
-                    writer.checkpoints_path, step, stats.tokens, trainee.sae, trainee.optimizer,
-                    {**batches.state(), **stats.state()}, stats.log_sparsity(), settings.keep_checkpoints,
-                )  # fmt: skip
-                reports.say(f"Checkpoint {path}.")
-            if stopped:
-                load = f'SAE.load_from_disk("{path / "sae"}")'
-                raise Interrupted(f"Stopped after step {step}. Load what there is with {load}.", stopped)
-        reports.trained(step, stats.tokens, time.perf_counter() - started)
-        finish(reports, run, trainee.sae, source, batch.x, signals)
+        signals.at_once = None
+        writer = RunDirectory.create(runs, name, run.to_toml(), run.sae.architecture, settings.tokens)
+        with Reports(writer, loggers, display, run, notices) as reports:
+            for batch in chain([first], batches):
+                trainee.train(batch)
+                step = trainee.step
+                stopped = signals.received
+                due = settings.checkpoint_every and step % settings.checkpoint_every == 0
+                if step % settings.log_every == 0 or step == settings.steps or due or stopped:
+                    reports.log(step, stats.tokens, {**stats.window(), **trainee.rates})
+                if due or stopped:
+                    path = checkpoints.save_checkpoint(
+                        writer.checkpoints_path, step, stats.tokens, trainee.sae, trainee.optimizer,
+                        {**batches.state(), **stats.state()}, stats.log_sparsity(), settings.keep_checkpoints,
+                    )  # fmt: skip
+                    reports.say(f"Checkpoint {path}.")
+                if stopped:
+                    load = f'SAE.load_from_disk("{path / "sae"}")'
+                    raise Interrupted(f"Stopped after step {step}. Load what there is with {load}.", stopped)
+            reports.trained(step, stats.tokens, time.perf_counter() - started)
+            finish(reports, run, trainee.sae, source, batch.x, signals)
     return RunDirectory(writer.path)
 
 
@@ -111,18 +113,16 @@ def shuffled(
     source: ActivationSource, settings: TrainingConfig, notices: list[str], device: torch.device
 ) -> ShuffleBuffer:
     """The run's rows through its shuffle buffer; PlatformError when the buffer's size makes no sense."""
-    capacity = buffer_rows(source, settings)
-    if capacity >= settings.batch_size:  # rows that never come need no room
-        capacity = max(settings.batch_size, min(capacity, settings.tokens))
-    stream = activation_stream(source, settings.tokens, notices, device)
-    if source.device != device:
+    stream: Iterator[Batch] = activation_stream(source, settings.tokens, notices, device)
+    if torch.empty(0, device=source.device).device != device:  # cuda is cuda:0
         stream = ahead(stream)
-    return ShuffleBuffer(stream, capacity, settings.batch_size, settings.seed)
+    return ShuffleBuffer(stream, buffer_rows(source, settings), settings.batch_size, settings.seed)
 
 
 def buffer_rows(source: ActivationSource, settings: TrainingConfig) -> int:
-    """How many rows of this source `training.buffer` holds."""
-    return capacity_of(settings.buffer, source.d_in * source.dtype.itemsize + 16)  # with token and position
+    """How many rows of this source the run's buffer holds; those that never come need no room."""
+    capacity = capacity_of(settings.buffer, source.d_in * source.dtype.itemsize + 16)  # with token and position
+    return max(settings.batch_size, min(capacity, settings.tokens)) if capacity >= settings.batch_size else capacity
 
 
 def activation_stream(source: ActivationSource, rows: int, notices: list[str], device: torch.device) -> Iterator[Batch]:

@@ -62,8 +62,8 @@ def test_a_sparse_step_is_a_dense_step(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_in_float32_sparse_and_dense_steps_part_only_by_rounding(architecture: str) -> None:
-    """From each other and from float64: 20 steps with their weights to 1e-4, the losses of 200 to 1e-2."""
+def test_in_float32_sparse_and_dense_steps_differ_from_float64_only_by_rounding(architecture: str) -> None:
+    """20 steps with their weights to 1e-4, the losses of 200 to 1e-2."""
     exact = trajectory(architecture, False, "float64", 20), trajectory(architecture, False, "float64", 200)
     for sparse in (True, False):
         for (losses, rest), steps, rounding in zip(exact, (20, 200), (1e-4, 1e-2), strict=True):

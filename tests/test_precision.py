@@ -1,4 +1,4 @@
-"""Products in lower precision: asked for, confined to the step, and equal in sparse and dense steps."""
+"""Products in lower precision: asked for, rounded as they say, on weights that keep their dtype."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from formulas import ARCHITECTURES, D_IN, ROWS, built, limit, normal
-from sae_platform import train
+from sae_platform import SAE, train
 from sae_platform.activations import Batch
 from sae_platform.components import Precision
-from sae_platform.sae import StepState
+from sae_platform.linear import LinearSAE
+from sae_platform.sae import StepOutput, StepState
 from sae_platform.sparse import matmul_precision, selected_preactivations
 from sae_platform.sparse.features import SparseFeatures
 from tape import a_run, values
@@ -46,15 +47,25 @@ def test_the_selected_values_are_those_of_the_rounded_product() -> None:
     assert torch.equal(found.dense(), product.clamp_min(0))
 
 
-@pytest.mark.parametrize(("precision", "inside"), [("full", "highest"), ("tf32", "high"), ("bfloat16", "high")])
+@pytest.mark.parametrize(("precision", "inside"), [("full", "ieee"), ("tf32", "tf32"), ("bfloat16", "tf32")])
 def test_torchs_own_setting_is_put_back(precision: Precision, inside: str) -> None:
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with matmul_precision(precision):
-            assert torch.get_float32_matmul_precision() == inside
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
+    before = torch.backends.cuda.matmul.fp32_precision
+    with matmul_precision(precision):
+        assert torch.backends.cuda.matmul.fp32_precision == inside
+    assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+def test_a_run_reaches_every_step_with_its_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(sae: LinearSAE, batch: Batch, state: StepState) -> StepOutput:
+        seen.append((state.precision, torch.backends.cuda.matmul.fp32_precision))
+        return step(sae, batch, state)
+
+    step = LinearSAE.step
+    monkeypatch.setattr(LinearSAE, "step", spy)
+    train(a_run(precision="bfloat16"), tmp_path)
+    assert seen == 10 * [("bfloat16", "tf32")]
 
 
 def test_a_run_in_bfloat16_learns_and_saves_float32_weights(tmp_path: Path) -> None:
@@ -62,3 +73,4 @@ def test_a_run_in_bfloat16_learns_and_saves_float32_weights(tmp_path: Path) -> N
     losses = values(run, "loss")
     assert losses[-1] < losses[0]
     assert 'precision = "bfloat16"' in run.run_toml.read_text()
+    assert {parameter.dtype for parameter in SAE.load_from_disk(run.sae_path).parameters()} == {torch.float32}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from threading import current_thread
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import pytest
@@ -73,6 +74,9 @@ def test_a_source_on_a_device_of_its_own_runs_ahead_and_gives_the_same_bits(
     monkeypatch.setattr(Tape, "device", torch.device("meta"))
     assert bits("ahead") == together
     assert "activations" in threads
+    with pytest.raises(PlatformError, match="step 3"):
+        train(a_run(TapeConfig(spoilt_row=150)), tmp_path, "spoilt")
+    assert "activations" not in {thread.name for thread in enumerate_threads()}
 
 
 def test_a_seeded_run_gives_the_numbers_it_always_gave(tmp_path: Path) -> None:

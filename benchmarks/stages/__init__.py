@@ -1,17 +1,19 @@
 """One module a library: `buffer`, `harvest` and `end_to_end` prepare a stage on a device and give a function to run it.
 
-That function returns how many tokens went through, and a number that libraries which did the same work agree on.
+That function returns how many tokens went through, and how to get a number that tells whether the work was the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 TINYPY = Path(__file__).parents[2] / "plugins/sae_platform_transformers/tinypy"
+Prepared = Callable[[], tuple[int, Callable[[], float]]]
+
 LAYER, D_IN, CONTEXT, CONTEXTS = 1, 192, 128, 16  # of the embedded model; contexts in one run of it
 D_SAE, K, BATCH, LR = 3072, 32, 2048, 1e-3
 BUFFER = 32_768  # rows
@@ -31,7 +33,7 @@ def wide_rows() -> Iterator[Tensor]:
         yield x
 
 
-def mixing(served: list[Tensor]) -> tuple[int, float]:
-    """How many rows were served, and the mean number of the first half: what has to be the same for all."""
-    numbers = torch.cat(served)
-    return len(numbers), numbers.double().mean().item()
+def mixing(served: list[Tensor]) -> tuple[int, Callable[[], float]]:
+    """How many rows were served, and by how many places a row was moved on average."""
+    numbers = torch.cat(served).double()
+    return len(numbers), lambda: (numbers - torch.arange(len(numbers))).abs().mean().item()

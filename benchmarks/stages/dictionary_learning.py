@@ -11,7 +11,7 @@ import torch
 from dictionary_learning.buffer import ActivationBuffer
 from torch import Tensor
 
-from benchmarks.stages import CONTEXT, CONTEXTS, WIDE, WIDE_BATCH, WIDE_BUFFER, mixing, wide_rows
+from benchmarks.stages import CONTEXT, CONTEXTS, WIDE, WIDE_BATCH, WIDE_BUFFER, Prepared, mixing, wide_rows
 
 
 class RowModel:
@@ -37,8 +37,8 @@ class Saved(SimpleNamespace):
         return self
 
 
-def buffer(device: str) -> Callable[[], tuple[int, float]]:
-    def run() -> tuple[int, float]:
+def buffer(device: str) -> Prepared:
+    def run() -> tuple[int, Callable[[], float]]:
         model = RowModel(wide_rows())
         shuffled = ActivationBuffer(
             iter(lambda: "", None), model, model, d_submodule=WIDE, n_ctxs=WIDE_BUFFER // CONTEXT, ctx_len=CONTEXT,

@@ -14,7 +14,7 @@ from benchmarks.steps import BANDWIDTH, L0, L1
 from sae_platform import SAEConfig
 from sae_platform.activations import Batch
 from sae_platform.sae import StepState
-from sae_platform.sparse import Workspace
+from sae_platform.sparse import Workspace, matmul_precision
 from sae_platform.stepping import take_step
 from sae_platform.tracking import TrainingStatistics
 
@@ -51,6 +51,7 @@ def build(case: Case, data: Data, lr: float) -> Callable[[Tensor], float]:
     half = torch.arange(0, size.d_sae, 2, device=device) if case.setting == "auxk_half_dead" else None
     precision: Any = case.setting if case.setting in PRECISIONS.values() else "full"
     state = StepState(0, warmed, half, FORCED.get(case.setting), Workspace(), precision)
+    matmul_precision(precision).__enter__()  # until the process ends
     count = 0
 
     def step(x: Tensor) -> float:

@@ -38,7 +38,7 @@ class JumpReLUSAE(LinearSAE):
     def penalties(self, forward: Forward, state: StepState) -> dict[str, Tensor]:
         terms = {"l0_loss": state.coefficients["l0"] * self._sparsity(forward).mean()}
         if self._cfg.pre_act_loss_coefficient and state.dead is not None and len(state.dead):
-            below = self.threshold[state.dead] - self.dead_preactivations(forward.x, state.dead)
+            below = self.threshold[state.dead] - self.dead_preactivations(forward.x, state.dead, state.precision)
             weighted = below.relu() * self.W_dec[state.dead].norm(dim=-1)
             terms["pre_act_loss"] = self._cfg.pre_act_loss_coefficient * weighted.sum(-1).mean()
         return terms

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sae_platform.components import Precision
 from sae_platform.linear import Forward, LinearSAE
 from sae_platform.sae import Coefficient, StepState
 from sae_platform.sparse import Features, SparseFeatures, positive
@@ -29,14 +30,14 @@ class StandardSAE(LinearSAE):
         weighted = features.values * features.at(self.W_dec.norm(dim=-1))
         terms = {"l1_loss": state.coefficients["l1"] * _row_norms(features.replace(weighted), self._cfg.lp_norm).mean()}
         if self._cfg.use_ghost_grads and state.dead is not None and len(state.dead):
-            terms["ghost_grad_loss"] = self._ghost_gradients(forward, state.dead)
+            terms["ghost_grad_loss"] = self._ghost_gradients(forward, state.dead, state.precision)
         return terms
 
-    def _ghost_gradients(self, forward: Forward, dead: Tensor) -> Tensor:
+    def _ghost_gradients(self, forward: Forward, dead: Tensor, precision: Precision) -> Tensor:
         """Dead features, as if exponentially active, learn to predict the residual at half its norm (Jermyn, Templeton
         2024). The elementwise rescaling gives the term the value of the reconstruction error."""
         residual = forward.target - forward.reconstruction
-        ghost = self.dead_preactivations(forward.x, dead).exp() @ self.W_dec[dead]
+        ghost = self.dead_preactivations(forward.x, dead, precision).exp() @ self.W_dec[dead]
         half = residual.norm(dim=-1, keepdim=True) / (1e-6 + 2 * ghost.norm(dim=-1, keepdim=True))
         error = (ghost * half.detach() - residual.detach()).pow(2)
         rescaled: Tensor = error * (residual.pow(2) / (error + 1e-6)).detach()

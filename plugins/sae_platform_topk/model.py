@@ -11,7 +11,6 @@ from sae_platform.sparse import (
     DenseFeatures,
     Features,
     SparseFeatures,
-    Workspace,
     largest,
     selected_preactivations,
 )
@@ -59,9 +58,9 @@ class TopKSAE(LinearSAE):
     def penalties(self, forward: Forward, state: StepState) -> dict[str, Tensor]:
         if not state.coefficients["aux"] or state.dead is None or not len(state.dead):
             return {}
-        return {"auxiliary_loss": state.coefficients["aux"] * self._auxk(forward, state.dead, state.workspace)}
+        return {"auxiliary_loss": state.coefficients["aux"] * self._auxk(forward, state.dead, state)}
 
-    def _auxk(self, forward: Forward, dead: Tensor, workspace: Workspace | None) -> Tensor:
+    def _auxk(self, forward: Forward, dead: Tensor, state: StepState) -> Tensor:
         """How badly the strongest dead features reconstruct the residual, relative to its variance, in units of the
         target's variance (so that the coefficient means what it does in the paper)."""
         residual = (forward.target - forward.reconstruction).detach()
@@ -70,7 +69,7 @@ class TopKSAE(LinearSAE):
         k = min(max(1, self.d_in // 2), len(dead))
         pre = selected_preactivations(
             forward.x, self.W_enc_rows[dead], self.b_enc[dead], self._subtracted, lambda pre: largest(pre, k),
-            scale=decoder.detach().norm(dim=-1), workspace=workspace,
+            scale=decoder.detach().norm(dim=-1), workspace=state.workspace, precision=state.precision,
         )  # fmt: skip
         error = (pre.replace(pre.values.relu()).decode(decoder) - residual).pow(2).sum(-1).mean()
         return error * (_variance(forward.target) / _variance(residual).clamp_min(1e-12))

@@ -15,7 +15,7 @@ MEANINGS = {
     "harvest": "all that the source does",
     "buffer": "shuffling rows that are in memory",
     "step": "training on rows that are in memory",
-    "together": "a run, once its buffer is full",
+    "together": "all of it, through a small buffer that is full",
 }
 
 

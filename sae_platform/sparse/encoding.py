@@ -70,13 +70,20 @@ def dense_preactivations(
 
 @contextmanager
 def matmul_precision(precision: Precision) -> Iterator[None]:
-    """While open, float32 products on CUDA are in full precision, or in TF32 for the other two settings."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest" if precision == "full" else "high")
+    """While open, float32 products on CUDA run in full precision, or in TF32 for the other two settings.
+
+    That is one switch for the process: open it around everything that should share it, not in threads of their own.
+    """
+    switch, full, fast = torch.backends.cuda.matmul, "ieee", "tf32"
+    name = "fp32_precision"
+    if not hasattr(switch, name):  # torch < 2.9
+        name, full, fast = "allow_tf32", False, True  # type: ignore[assignment]
+    before = getattr(switch, name)
+    setattr(switch, name, full if precision == "full" else fast)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        setattr(switch, name, before)
 
 
 def _scaled(

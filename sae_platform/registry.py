@@ -1,0 +1,140 @@
+"""The registry of released SAEs: find one by release and sae_id, or search all of them, without loading any."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sae_platform.errors import PlatformError, nearest
+from sae_platform.releases import Release, ReleasedSAE, read_release
+
+VARIABLE = "SAE_PLATFORM_REGISTRY"
+
+
+def folders(overlays: Sequence[str | Path] = ()) -> list[Path]:
+    """Where release files are looked for: folders given here, those of $SAE_PLATFORM_REGISTRY, the user's, our own."""
+    import platformdirs
+
+    given = [Path(folder) for folder in (*overlays, *filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)))]
+    for folder in given:
+        if not folder.is_dir():
+            raise PlatformError(f"The registry folder {folder} does not exist.")
+    users = Path(platformdirs.user_config_dir("sae-platform")) / "registry"
+    return [*given, users, packaged()]
+
+
+def packaged() -> Path:
+    """The folder that comes with the package, or with its source tree."""
+    inside = Path(__file__).parent / "_registry"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "registry"
+
+
+def release_names(overlays: Sequence[str | Path] = ()) -> list[str]:
+    """The names of all releases, sorted."""
+    return sorted({file.stem for folder in folders(overlays) for file in folder.glob("*.toml")})
+
+
+def find_release(name: str, overlays: Sequence[str | Path] = ()) -> Release:
+    """A release by its name. PlatformError naming the nearest when there is none, and both files when there are two."""
+    places = folders(overlays) if _plain(name) else []
+    files = [file for folder in places if (file := folder / f"{name}.toml").is_file()]
+    if len({file.resolve() for file in files}) > 1:
+        raise PlatformError(
+            f"The release {name!r} is described twice, in {files[0]} and in {files[1]}. Rename or remove one of them."
+        )
+    if files:
+        return read_release(files[0])
+    raise PlatformError(
+        f"No release is called {name!r}.{nearest(name, release_names(overlays))} "
+        "`sae-platform registry list` lists all, `sae-platform registry search WORDS` searches them."
+    )
+
+
+def lookup(release: str, sae_id: str, overlays: Sequence[str | Path] = ()) -> ReleasedSAE:
+    """An SAE by its release and id. PlatformError naming the nearest ids when there is none of this name."""
+    found = find_release(release, overlays)
+    if sae_id in found.saes:
+        return found.saes[sae_id]
+    first = next(iter(found.saes))
+    raise PlatformError(
+        f"The release {release!r} has no SAE {sae_id!r}.{nearest(sae_id, found.saes)} "
+        f"It has {len(found.saes):,}, such as {first!r}; `sae-platform registry show {release}` lists them."
+    )
+
+
+def every_release(overlays: Sequence[str | Path] = ()) -> Iterator[Release]:
+    """All releases, by name."""
+    return (find_release(name, overlays) for name in release_names(overlays))
+
+
+def search(
+    text: str = "",
+    *,
+    model: str | None = None,
+    layer: int | None = None,
+    site: str | None = None,
+    width: int | None = None,
+    min_l0: float | None = None,
+    max_l0: float | None = None,
+    overlays: Sequence[str | Path] = (),
+) -> list[ReleasedSAE]:
+    """The SAEs whose names hold every word of `text`, and whose facts are the ones asked for.
+
+    Words are looked for in release, id, model, repository, site and width; "layer 12" in the text means that layer. An
+    SAE of which a fact is not known is not found by it.
+    """
+    text, in_text = _without_layer(text.lower())
+    layer = in_text if layer is None else layer
+    words = text.split()
+    found = []
+    for release in every_release(overlays):
+        for sae in release:
+            if (
+                (layer is None or sae.layer == layer)
+                and (site is None or sae.site == site)
+                and (width is None or sae.width == width)
+                and (model is None or model.lower() in sae.model.lower())
+                and (min_l0 is None or (sae.l0 is not None and sae.l0 >= min_l0))
+                and (max_l0 is None or (sae.l0 is not None and sae.l0 <= max_l0))
+            ):
+                names = _names(sae) if words else ""
+                if all(word in names for word in words):
+                    found.append(sae)
+    return found
+
+
+def parse_width(text: str) -> int:
+    """`16k`, `1m` or `16384` as a number of features. PlatformError for anything else."""
+    match = re.fullmatch(r"(\d+)([km]?)", text.lower())
+    if not match:
+        raise PlatformError(f"The width {text!r} is not a number of features, such as 16384, 16k or 1m.")
+    number = int(match[1]) * {"": 1, "k": 1000, "m": 1_000_000}[match[2]]
+    power = 2 ** round(math.log2(max(number, 1)))
+    if match[2] and 0.95 < power / number < 1.05:  # 16k and 131k are powers of two
+        return power
+    return number * 1024 // 1000 if match[2] else number
+
+
+def width_label(width: int) -> str:
+    """A number of features as people write it: 16k, 131k, 1m."""
+    if width % 2**20 == 0:
+        return f"{width // 2**20}m"
+    return f"{width // 1000}k" if width >= 1000 else str(width)
+
+
+def _names(sae: ReleasedSAE) -> str:
+    width = "" if sae.width is None else width_label(sae.width)
+    return f"{sae.release} {sae.sae_id} {sae.model} {sae.repo_id} {sae.site} {width} {sae.neuronpedia_id or ''}".lower()
+
+
+def _without_layer(text: str) -> tuple[str, int | None]:
+    match = re.search(r"\blayer[ _=]?(\d+)\b", text)
+    return (text[: match.start()] + text[match.end() :], int(match[1])) if match else (text, None)
+
+
+def _plain(name: str) -> bool:
+    """Whether it can be the name of a file and nothing else."""
+    return re.fullmatch(r"[\w.+-]+", name) is not None and not name.startswith(".")
