@@ -91,7 +91,7 @@ def search(
     words = text.split()
     found = []
     for release in every_release(overlays):
-        for sae in release:
+        for sae in release.saes.values():
             if (
                 (layer is None or sae.layer == layer)
                 and (site is None or sae.site == site)

@@ -20,8 +20,7 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,21 +65,7 @@ class Release:
     license: str | None = None
     links: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)  # what the files themselves lack or say wrongly
-    rows: tuple[Mapping[str, Any], ...] = ()
-
-    @cached_property
-    def saes(self) -> dict[str, ReleasedSAE]:
-        """Every SAE by its id, in the order of the file."""
-        return {sae.sae_id: sae for sae in self}
-
-    def __iter__(self) -> Iterator[ReleasedSAE]:
-        shared = (self.model, self.repo_id)
-        for row in self.rows:
-            for given in _expanded(row):
-                path = given.pop("path", None) or given["id"]
-                yield ReleasedSAE(
-                    self.name, given.pop("id"), *shared, path, self.format, revision=self.revision, **given
-                )
+    saes: Mapping[str, ReleasedSAE] = field(default_factory=dict)  # by id, in the order of the file
 
 
 def read_release(file: Path) -> Release:
@@ -92,11 +77,19 @@ def read_release(file: Path) -> Release:
         raise PlatformError(f"The release file {file} cannot be read: {error.strerror}.") from error
     except ValueError as error:  # also what is not UTF-8
         raise PlatformError(f"{file} is not a valid release file: {error}.") from error
+    places = _Places(text)
     problems = list(_problems(content))
     if problems:
-        places = _Places(text)
         raise PlatformError("\n".join(f"{file}:{places.line(row, key)}: {what}" for row, key, what in problems))
-    return Release(file.stem, file, rows=tuple(content.pop("saes")), **content)
+    rows = content.pop("saes")
+    release = Release(file.stem, file, **content)
+    saes: dict[str, ReleasedSAE] = {}
+    for number, row in enumerate(rows):
+        for sae in _expanded(release, row):
+            if sae.sae_id in saes:
+                raise PlatformError(f"{file}:{places.line(number, 'id')}: the id {sae.sae_id!r} appears twice.")
+            saes[sae.sae_id] = sae
+    return replace(release, saes=saes)
 
 
 def written(content: Mapping[str, Any]) -> str:
@@ -153,13 +146,9 @@ def _problems(content: Mapping[str, Any]) -> Iterator[Problem]:
     rows = content.get("saes")
     if not isinstance(rows, list):
         return
-    sound = True
     for number, row in enumerate(rows):
         for problem in _row_problems(row):
-            sound = False
             yield number, *problem
-    if sound:
-        yield from _repeated(rows)
 
 
 def _row_problems(row: Any) -> Iterator[tuple[str | None, str]]:
@@ -204,27 +193,21 @@ def _value_problems(key: str, value: Any) -> Iterator[tuple[str, str]]:
             yield key, f"neuronpedia_id holds {each!r}, which is not model/source."
 
 
-def _repeated(rows: list[dict[str, Any]]) -> Iterator[Problem]:
-    seen: set[str] = set()
-    for number, row in enumerate(rows):
-        for given in _expanded(row):
-            if given["id"] in seen:
-                yield number, "id", f"the id {given['id']!r} appears twice."
-            seen.add(given["id"])
-
-
-def _expanded(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The fields of every SAE that a row stands for."""
+def _expanded(release: Release, row: Mapping[str, Any]) -> Iterator[ReleasedSAE]:
+    """The SAEs that a row stands for."""
     columns = _columns(row)
-    if not columns:
-        yield {key: value.format_map(row) if key in TEMPLATES else value for key, value in row.items()}
-        return
     single = {key: value for key, value in row.items() if key not in columns and key != "vars"}
-    for values in zip(*columns.values(), strict=True):
+    for values in zip(*columns.values(), strict=True) if columns else ((),):
         at = {**single, **dict(zip(columns, values, strict=True))}
-        yield {
-            key: at[key].format_map(at) if key in TEMPLATES else at[key] for key in at if key in ROW_KEYS
-        }  # fmt: skip
+        sae_id = at["id"].format_map(at)
+        path, neuronpedia_id = at.get("path"), at.get("neuronpedia_id")
+        yield ReleasedSAE(
+            release.name, sae_id, release.model, release.repo_id,
+            path.format_map(at) if path else sae_id, release.format,
+            neuronpedia_id.format_map(at) if neuronpedia_id else None,
+            at.get("layer"), at.get("site"), at.get("width"), at.get("l0"),
+            at.get("variance_explained"), at.get("norm_scaling_factor"), release.revision,
+        )  # fmt: skip
 
 
 def _columns(row: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -26,7 +26,7 @@ def test_a_row_is_an_sae(tmp_path: Path) -> None:
         HEAD + 'format = "hook_z"\n[links]\nmodel = "https://example.org"\n[config]\nprepend_bos = false\n'
         '[[saes]]\nid = "a"\npath = "b/c"\nlayer = 3\nsite = "z"\nwidth = 16\nl0 = 2.5\nneuronpedia_id = "m/3-z"\n',
     )  # fmt: skip
-    (sae,) = found
+    (sae,) = found.saes.values()
     assert (sae.release, sae.sae_id, sae.model, sae.repo_id, sae.path) == (
         "mine",
         "a",
@@ -41,7 +41,7 @@ def test_a_row_is_an_sae(tmp_path: Path) -> None:
 
 
 def test_a_path_is_the_id_and_a_format_saelens_when_left_out(tmp_path: Path) -> None:
-    (sae,) = release(tmp_path, HEAD + ONE)
+    (sae,) = release(tmp_path, HEAD + ONE).saes.values()
     assert (sae.path, sae.format) == ("a", "saelens")
 
 
@@ -51,7 +51,7 @@ def test_lists_are_read_side_by_side_and_stand_in_templates(tmp_path: Path) -> N
         'layer = [0, 10]\nl0 = [46, 105]\nvars = { a = ["x", "07"] }\n'
     )
     found = release(tmp_path, HEAD + row)
-    assert [(sae.sae_id, sae.path, sae.layer, sae.l0, sae.width) for sae in found] == [
+    assert [(sae.sae_id, sae.path, sae.layer, sae.l0, sae.width) for sae in found.saes.values()] == [
         ("layer_0/l0_46", "x/0", 0, 46, 8), ("layer_10/l0_105", "07/10", 10, 105, 8),
     ]  # fmt: skip
     assert list(found.saes) == ["layer_0/l0_46", "layer_10/l0_105"]

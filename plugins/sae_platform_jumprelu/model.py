@@ -73,7 +73,7 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         pre, threshold = ctx.saved_tensors
-        return None, -grad * _window(pre, threshold, ctx.bandwidth), None
+        return None, torch.where(_near(pre, threshold, ctx.bandwidth), grad, 0.0).mul_(-1 / ctx.bandwidth), None
 
 
 class _JumpReLU(torch.autograd.Function):
@@ -88,10 +88,11 @@ class _JumpReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         pre, threshold = ctx.saved_tensors
-        for_threshold = -grad * threshold * _window(pre, threshold, ctx.bandwidth)
+        near = _near(pre, threshold, ctx.bandwidth)
+        for_threshold = torch.where(near, grad, 0.0).mul_(threshold).mul_(-1 / ctx.bandwidth)
         return torch.where(pre > threshold, grad, 0.0), for_threshold, None
 
 
-def _window(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    """The rectangle kernel: 1/bandwidth where |pre - threshold| < bandwidth/2, else 0."""
-    return ((pre - threshold).abs() < bandwidth / 2).to(pre.dtype) / bandwidth
+def _near(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    """Where the rectangle kernel, of height 1/bandwidth, is not zero: |pre - threshold| < bandwidth/2."""
+    return (pre - threshold).abs_() < bandwidth / 2

@@ -117,7 +117,7 @@ def search(
 def dump(overlays: Sequence[Path]) -> None:
     """Print every SAE as a line of JSON."""
     for release in registry.every_release(overlays):
-        for sae in release:
+        for sae in release.saes.values():
             click.echo(json.dumps({key: getattr(sae, key) for key in DUMPED}))
 
 
