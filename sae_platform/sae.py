@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from sae_platform import weights
+from sae_platform import pretrained, weights
 from sae_platform.activations import Batch
 from sae_platform.components import Precision, SAEConfig
 from sae_platform.errors import PlatformError
+from sae_platform.pretrained import Origin
 from sae_platform.sparse import Features, SparseFeatures, Workspace
 
 
@@ -59,6 +60,7 @@ class SAE(nn.Module, ABC):
     def __init__(self, cfg: SAEConfig) -> None:
         super().__init__()
         self.d_in, self.d_sae = cfg.width, cfg.d_sae
+        self.origin: Origin | None = None  # what came with it, if it was released
         self._cfg = cfg
 
     @property
@@ -111,9 +113,41 @@ class SAE(nn.Module, ABC):
         return weights.save(self, Path(path), sparsity)
 
     @classmethod
+    def from_pretrained(
+        cls,
+        release: str,
+        sae_id: str,
+        device: str = "cpu",
+        dtype: str | None = None,
+        revision: str | None = None,
+        force_download: bool = False,
+    ) -> SAE:
+        """A released SAE: by its names in the registry, or `release="user/repository"` with `sae_id` a folder in it.
+
+        `revision` is a branch, tag or commit of the repository (default: the one that the registry pins, or main);
+        `dtype` that of the weights in the file. The result is an SAE that also unpacks, as SAELens' did:
+        `sae, cfg_dict, sparsity = SAE.from_pretrained(...)`, where `sparsity` is log10 firing frequencies [d_sae] or
+        None. PlatformError names the nearest when a name is unknown, and what was wrong with files or the network.
+        """
+        sae = pretrained.load(release, sae_id, device, dtype, revision, force_download)
+        return cls._of_this_class(sae, f"{release} {sae_id}")
+
+    def __iter__(self) -> Iterator[Any]:
+        """The SAE, its flat configuration and its sparsity, if `from_pretrained` gave it. TypeError for any other."""
+        if self.origin is None:
+            raise TypeError("Only an SAE from SAE.from_pretrained unpacks, to (sae, cfg_dict, sparsity).")
+        return iter((self, *self.origin))
+
+    def __getitem__(self, place: int) -> Any:
+        return tuple(self)[place]
+
+    @classmethod
     def load_from_disk(cls, path: str | Path, device: str = "cpu", dtype: str | None = None) -> SAE:
         """Read an SAE folder. PlatformError names the file and what is wrong with it."""
-        sae = weights.load(Path(path), device, dtype)
+        return cls._of_this_class(weights.load(Path(path), device, dtype), path)
+
+    @classmethod
+    def _of_this_class(cls, sae: SAE, place: object) -> SAE:
         if not isinstance(sae, cls):
-            raise PlatformError(f"{path} holds a {type(sae).__name__}, not a {cls.__name__}; use SAE.load_from_disk.")
+            raise PlatformError(f"{place} holds a {type(sae).__name__}, not a {cls.__name__}; load it as an SAE.")
         return sae

@@ -6,19 +6,37 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hub_server import Hub, serving
 from sae_platform import read_run
+from saved import trained
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 SETUP = ("make demo", "pip install")
 
 
-def test_the_readme_runs(tmp_path: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A hub with the SAEs that the README loads."""
+    trained().save_model(tmp_path / "sae")
+    with serving(Hub()) as hub:
+        hub.add("jbloom/GPT2-Small-SAEs-Reformatted", tmp_path / "sae", "blocks.8.hook_resid_pre")
+        hub.add("user/repository", tmp_path / "sae", "path/to/sae")
+        yield hub
+
+
+def test_the_readme_runs(tmp_path: Path, hub: Hub) -> None:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+    }
     ran = 0
     for language, text in re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL):
         if language == "toml":
@@ -31,7 +49,8 @@ def test_the_readme_runs(tmp_path: Path) -> None:
         done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
         ran += 1
-    assert ran >= 6
+    assert ran >= 8
+    assert any("blocks.8.hook_resid_pre" in line for line in hub.asked)
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("docs/runs/*.toml")), ids=lambda file: file.stem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sae_platform import SAE, PlatformError, weights
-from saved import D_SAE, edit, trained
+from saved import D_SAE, edit
 
 Fault = Callable[[Path], object]
 
@@ -132,14 +131,3 @@ def test_any_other_folder_is_refused(sae_folder: Path, tmp_path: Path) -> None:
         weights.find_sae_folder(tmp_path)
     with pytest.raises(PlatformError, match="does not exist"):
         weights.find_sae_folder(tmp_path / "nowhere")
-
-
-def test_a_topk_sae_that_selects_without_the_norms_of_its_rows_is_refused(tmp_path: Path) -> None:
-    trained("topk", k=2).save_model(tmp_path)
-    content = json.loads((tmp_path / "cfg.json").read_text())
-    del content["sae_platform"]
-    (tmp_path / "cfg.json").write_text(json.dumps({**content, "rescale_acts_by_decoder_norm": False}))
-    tensors = load_file(tmp_path / "sae_weights.safetensors")
-    save_file({**tensors, "W_dec": 3 * tensors["W_dec"]}, tmp_path / "sae_weights.safetensors")
-    with pytest.raises(PlatformError, match="rescale_acts_by_decoder_norm = false and decoder rows of norms"):
-        SAE.load_from_disk(tmp_path)

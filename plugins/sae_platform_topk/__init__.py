@@ -18,6 +18,10 @@ class TopKConfig(SAEConfig):
     decoder_init_norm: float | None = Field(1.0, gt=0, description="norm of the decoder rows at the start")
     aux_loss_coefficient: NonNegativeFloat = Field(1 / 32, description="weight of the term that revives dead features")
 
+    rescale_acts_by_decoder_norm: bool = Field(
+        True, description="select by the contribution to the output, as if decoder rows had norm 1"
+    )
+
     @model_validator(mode="after")
     def _k_fits(self) -> Self:
         if self.k > self.d_sae:

@@ -19,22 +19,23 @@ from sae_platform_topk import TopKConfig
 
 class TopKSAE(LinearSAE):
     """Features are measured as if decoder rows had unit norm: what is selected does not depend on how the weights share
-    a feature's scale between encoder and decoder."""
+    a feature's scale between encoder and decoder. Without `rescale_acts_by_decoder_norm` they are as they are."""
 
     _cfg: TopKConfig
     sparse_step = True
 
     def activate(self, pre: Features) -> Features:
         if isinstance(pre, DenseFeatures):  # nothing is selected yet
-            chosen = self.select(pre.values.detach() * self.selection_scale())
+            seen, scale = pre.values.detach(), self.selection_scale()
+            chosen = self.select(seen if scale is None else seen * scale)
             pre = pre.replace(pre.values * chosen.replace(torch.ones_like(chosen.values)).dense())
         return pre.replace(pre.values.relu())
 
     def select(self, pre: Tensor) -> SparseFeatures:
         return largest(pre, self._cfg.k)
 
-    def selection_scale(self) -> Tensor:
-        return self._decoder_norms().detach()
+    def selection_scale(self) -> Tensor | None:
+        return self._decoder_norms().detach() if self._cfg.rescale_acts_by_decoder_norm else None
 
     def density(self, x: Tensor) -> float:
         return self._cfg.k / self.d_sae
@@ -66,10 +67,11 @@ class TopKSAE(LinearSAE):
         residual = (forward.target - forward.reconstruction).detach()
         assert self.b_enc is not None
         decoder = self.W_dec[dead]
+        scale = decoder.detach().norm(dim=-1) if self._cfg.rescale_acts_by_decoder_norm else None
         k = min(max(1, self.d_in // 2), len(dead))
         pre = selected_preactivations(
             forward.x, self.W_enc_rows[dead], self.b_enc[dead], self._subtracted, lambda pre: largest(pre, k),
-            scale=decoder.detach().norm(dim=-1), workspace=state.workspace, precision=state.precision,
+            scale=scale, workspace=state.workspace, precision=state.precision,
         )  # fmt: skip
         error = (pre.replace(pre.values.relu()).decode(decoder) - residual).pow(2).sum(-1).mean()
         return error * (_variance(forward.target) / _variance(residual).clamp_min(1e-12))
@@ -86,7 +88,10 @@ class TopKSAE(LinearSAE):
         return sae
 
     def _decoder_norms(self) -> Tensor:
-        """Norms in the units of the model's activations, so that features mean the same before and after folding."""
+        """Norms in the units of the model's activations, so that features mean the same before and after folding;
+        1 where features are not rescaled."""
+        if not self._cfg.rescale_acts_by_decoder_norm:
+            return self.W_dec.new_ones(self.d_sae)
         norms: Tensor = self.W_dec.norm(dim=-1).clamp_min(1e-8)
         return norms if self.input_scale is None else norms / self.input_scale
 

@@ -1,0 +1,119 @@
+"""What cfg.json says: our configuration, and the same in the words of SAELens 3 to 6, read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_platform.components import SAEConfig, SAEMetadata
+from sae_platform.errors import PlatformError, choices
+
+SAELENS_VERSION = "6.0.0"  # the oldest release that reads the nested shape
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+OLDER_NAMES = {"hook_point": "hook_name", "hook_point_layer": "hook_layer", "hook_point_head_index": "hook_head_index",
+               "activation_fn": "activation_fn_str"}  # fmt: skip
+OLD_METADATA = (
+    "model_name", "hook_name", "hook_layer", "hook_head_index", "dataset_path", "context_size", "prepend_bos",
+    "neuronpedia_id", "model_from_pretrained_kwargs", "seqpos_slice", "sae_lens_training_version",
+)  # fmt: skip
+
+
+def describe(cfg: SAEConfig) -> dict[str, Any]:
+    """The content of cfg.json: the nested shape that SAELens 6 reads, the flat one of 3 to 5, and ours."""
+    ours = cfg.model_dump(mode="json")
+    metadata = cfg.metadata
+    policy = metadata.token_policy
+    shared = {
+        "model_name": metadata.model_name,
+        "hook_name": metadata.hook_name,
+        "hook_head_index": None,
+        "dataset_path": metadata.dataset_path,
+        "context_size": metadata.context_size,
+        "prepend_bos": policy.prepend_bos if policy else True,
+        "exclude_special_tokens": policy.exclude_special_tokens if policy else False,
+        "seqpos_slice": [None],
+        "sae_lens_version": SAELENS_VERSION,
+        "sae_lens_training_version": SAELENS_VERSION,
+    }
+    legacy = {
+        "activation_fn_str": "topk" if cfg.architecture == "topk" else "relu",
+        "activation_fn_kwargs": {"k": ours["k"]} if "k" in ours else {},
+        "finetuning_scaling_factor": False,
+        "hook_layer": next((int(part) for part in (metadata.hook_name or "").split(".") if part.isdigit()), 0),
+        "dataset_trust_remote_code": False,
+    }
+    saelens = {**ours, "reshape_activations": "none", "device": "cpu"}
+    theirs = {**shared, "architecture": cfg.architecture, "sae_platform_version": version("sae-platform")}
+    return {**legacy, **shared, **saelens, "metadata": theirs, "sae_platform": ours}
+
+
+def understood(content: Mapping[str, Any]) -> SAEConfig:
+    """The configuration that cfg.json describes. PlatformError naming what cannot be kept."""
+    if "sae_platform" in content:
+        return SAEConfig.model_validate(content["sae_platform"])
+    fields = dict(content) if "metadata" in content else _as_in_6(content)
+    architecture = str(fields.get("architecture", "standard"))
+    if architecture == "topk":
+        fields.setdefault("rescale_acts_by_decoder_norm", False)
+    chosen = SAEConfig._chosen({"architecture": architecture}, None)
+    known = {key: value for key, value in fields.items() if key in chosen.model_fields and key != "metadata"}
+    known["dtype"] = dtype_name(str(fields.get("dtype", "float32")))
+    if known.get("normalize_activations") == "expected_average_only_in":
+        raise PlatformError(
+            "its inputs were scaled by a factor in training (normalize_activations = expected_average_only_in) that is "
+            "not in the folder; fold it with SAELens, or load the SAE by its release, where the registry may know it."
+        )
+    return chosen(**known, metadata=SAEMetadata.model_validate(fields["metadata"]))
+
+
+def corrected(content: Mapping[str, Any], corrections: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of cfg.json with other entries in place of its own, in its metadata too where it has them nested."""
+    nested = {"metadata": {**content["metadata"], **corrections}} if isinstance(content.get("metadata"), dict) else {}
+    return {**content, **corrections, **nested}
+
+
+def adjusted(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a folder with what only older SAELens had folded into the others, without changing any output."""
+    found = dict(tensors)
+    if "sae_platform" in content:
+        return found
+    if "log_threshold" in found and "threshold" not in found:
+        found["threshold"] = found.pop("log_threshold").exp()
+    scale = found.pop("scaling_factor", None)
+    if scale is not None and not torch.equal(scale, torch.ones_like(scale)):
+        raise PlatformError("its scaling_factor is not 1 everywhere, which no architecture here has.")
+    scale = found.pop("finetuning_scaling_factor", None)
+    if scale is not None and content.get("finetuning_scaling_factor") and "W_dec" in found:
+        found["W_dec"] = found["W_dec"] * scale[:, None]
+    return found
+
+
+def dtype_name(name: str) -> str:
+    """A dtype as we write it. PlatformError when it is none that weights have."""
+    name = name.removeprefix("torch.")
+    if name not in DTYPES:
+        raise PlatformError(f"dtype {name!r} is not known. Known: {choices(DTYPES)}.")
+    return name
+
+
+def _as_in_6(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat shape of SAELens 3 to 5 (and the names of 1 and 2) in the words of 6."""
+    fields = {OLDER_NAMES.get(key, key): value for key, value in content.items()}
+    activation = str(fields.get("activation_fn_str") or "relu")
+    settings = dict(fields.get("activation_fn_kwargs") or {})
+    if activation == "topk":
+        fields["architecture"], fields["k"] = "topk", settings.pop("k", None)
+        if not settings.get("signed"):
+            settings.pop("signed", None)
+    if activation not in ("relu", "topk"):
+        raise PlatformError(f"its activation function is {activation!r}, and only relu and topk are known here.")
+    if settings:
+        raise PlatformError(f"its activation function has settings that no architecture here has: {settings}.")
+    normalization = fields.get("normalize_activations") or "none"
+    fields["normalize_activations"] = "expected_average_only_in" if normalization is True else normalization
+    fields["metadata"] = {key: fields[key] for key in OLD_METADATA if fields.get(key) is not None}
+    return fields
