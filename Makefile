@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench
+.PHONY: demo test check bench compare
 
 demo: .venv/.installed  ## train a first SAE
 	$(BIN)/sae-platform train
@@ -17,6 +17,12 @@ check: .venv/.installed  ## style, types and layers
 
 bench: .venv/.installed .peers/.installed  ## what a step costs here and elsewhere; goes on where it stopped
 	$(BIN)/python -m benchmarks
+
+compare: .venv/.installed .peers/.installed  ## our SAE folders and registry against those of SAELens
+	$(BIN)/python -m scripts.interchange_with_saelens
+	mkdir -p build
+	$(BIN)/sae-platform registry dump > build/saes.jsonl
+	.peers/bin/python -m scripts.compare_saelens_registry build/saes.jsonl
 
 # The torchvision that comes with the peers belongs to another build of torch and cannot be imported beside this one.
 .peers/.installed: benchmarks/peers.txt
