@@ -2,8 +2,8 @@
 
     make compare
 
-runs this twice, in our environment and in one that has sae-lens. It ends with an error where outputs differ by more than
-1e-6 of their largest.
+runs this twice, in our environment and in one that has sae-lens. It ends with an error where outputs differ by more
+than 1e-6 of their largest.
 """
 
 from __future__ import annotations
