@@ -18,8 +18,8 @@ check: .venv/.installed  ## style, types and layers
 bench: .venv/.installed .peers/.installed  ## what a step costs here and elsewhere; goes on where it stopped
 	$(BIN)/python -m benchmarks
 
-compare: .venv/.installed .peers/.installed  ## our SAE folders and registry against those of SAELens
-	$(BIN)/python -m scripts.interchange_with_saelens
+compare: .venv/.installed .peers/.installed  ## our SAE folders and registry against those of the peers
+	$(BIN)/python -m scripts.interchange
 	mkdir -p build
 	$(BIN)/sae-platform registry dump > build/saes.jsonl
 	.peers/bin/python -m scripts.compare_saelens_registry build/saes.jsonl

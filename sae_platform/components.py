@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
@@ -18,9 +20,12 @@ from pydantic import (
 from sae_platform.errors import PlatformError, choices
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sae_platform.activations import ActivationSource
     from sae_platform.loggers import Logger
     from sae_platform.plugins import PluginHost
+    from sae_platform.releases import ReleasedSAE
     from sae_platform.sae import SAE
 
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
@@ -181,6 +186,28 @@ class LoggerConfig(ComponentConfig):
 
     def build(self) -> Logger:
         """Open the logger."""
+        raise NotImplementedError
+
+
+class Contents(NamedTuple):
+    """An SAE as its files describe it."""
+
+    cfg: SAEConfig
+    tensors: dict[str, Tensor]  # under the names and shapes of our own files: W_enc is [d_in, d_sae]
+
+
+class WeightFormat(ComponentConfig):
+    """How a project publishes SAEs: which files each of them has, and how they are read."""
+
+    role: ClassVar[str] = "weight format"
+    kind: str
+
+    def files(self, path: str) -> Mapping[str, bool]:
+        """The files of the SAE at this path, from the root of the repository, and whether each must be there."""
+        raise NotImplementedError
+
+    def read(self, root: Path, sae: ReleasedSAE) -> Contents:
+        """Read an SAE whose files lie under `root` as in the repository. PlatformError for what cannot be kept."""
         raise NotImplementedError
 
 

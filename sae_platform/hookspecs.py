@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         ExporterConfig,
         LoggerConfig,
         SAEConfig,
+        WeightFormat,
     )
 
 PROJECT = "sae_platform"
@@ -41,4 +42,10 @@ def register_loggers() -> Iterable[type[LoggerConfig]]:
 @hookspec
 def register_exporters() -> Iterable[type[ExporterConfig]]:
     """Offer places to publish a finished run."""
+    return ()
+
+
+@hookspec
+def register_formats() -> Iterable[type[WeightFormat]]:
+    """Offer readers of released weights."""
     return ()

@@ -11,23 +11,21 @@ from sae_platform.errors import PlatformError, nearest
 SHOWN = 5  # folders that an error names
 
 
-def fetch(
-    repo_id: str, folder: str, files: Mapping[str, bool], revision: str | None = None, force_download: bool = False
-) -> Path:
-    """Download files of a folder in a repository, and return the folder on this machine that holds them.
+def fetch(repo_id: str, files: Mapping[str, bool], revision: str | None = None, force_download: bool = False) -> Path:
+    """Download files of a repository, and return the folder on this machine under which they lie as in it.
 
-    `files` says of each name whether it is required. `revision` is a branch, tag or commit; with a commit, nothing that
+    `files` says of each path whether it is required. `revision` is a branch, tag or commit; with a commit, nothing that
     is in the cache is asked for again. PlatformError says what could not be had, why, and what to do.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
-        raise PlatformError(f"{folder!r} is no folder inside a repository.")
+    for place in files:
+        if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
+            raise PlatformError(f"{place!r} is no file inside a repository.")
     endpoint, cache = os.environ.get("HF_ENDPOINT"), os.environ.get("HF_HUB_CACHE")
-    local, commit = None, revision
-    for name, required in files.items():
-        place = str(PurePosixPath(folder, name))
+    root, commit = None, revision
+    for place, required in files.items():
         try:
             path = Path(
                 hf_hub_download(
@@ -40,10 +38,10 @@ def fetch(
             raise _explained(error, repo_id, place, revision) from error
         except (OSError, ValueError) as error:
             raise _explained(error, repo_id, place, revision) from error
-        local = path.parent
-        commit = path.parents[len(PurePosixPath(place).parts) - 1].name  # the other files must be of the same commit
-    assert local is not None
-    return local
+        root = path.parents[len(PurePosixPath(place).parts) - 1]
+        commit = root.name  # the other files must be of the same commit
+    assert root is not None
+    return root
 
 
 def _explained(error: Exception, repo_id: str, place: str, revision: str | None) -> PlatformError:

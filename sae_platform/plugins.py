@@ -20,6 +20,7 @@ from sae_platform.components import (
     ExporterConfig,
     LoggerConfig,
     SAEConfig,
+    WeightFormat,
 )
 from sae_platform.errors import PlatformError, choices, nearest
 
@@ -32,6 +33,7 @@ HOOKS: dict[str, type[ComponentConfig]] = {
     "register_activation_sources": ActivationSourceConfig,
     "register_loggers": LoggerConfig,
     "register_exporters": ExporterConfig,
+    "register_formats": WeightFormat,
 }
 
 ConfigT = TypeVar("ConfigT", bound=ComponentConfig)

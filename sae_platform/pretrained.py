@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from sae_platform import hub, registry, weights
-from sae_platform.components import SAEConfig
-from sae_platform.errors import PlatformError, choices
+from sae_platform.components import SAEConfig, WeightFormat
+from sae_platform.errors import PlatformError
+from sae_platform.releases import ReleasedSAE
 
 if TYPE_CHECKING:
     from sae_platform.sae import SAE
 
-FORMATS = ("saelens",)
+SAELENS = "saelens"  # the format of our own SAE folders
 
 
 class Origin(NamedTuple):
@@ -33,10 +34,19 @@ def load(
     force_download: bool = False,
 ) -> SAE:
     """See `SAE.from_pretrained`."""
-    repo_id, path, pinned, config = _located(release, sae_id)
-    folder = hub.fetch(repo_id, path, weights.FILES, revision or pinned, force_download)
-    sae = weights.load(folder, device, dtype, config)
-    sae.origin = Origin(flat(sae.cfg), weights.read_sparsity(folder))
+    found, corrections = _located(release, sae_id)
+    revision = revision or found.revision
+    if found.format == SAELENS:
+        files = {f"{found.path}/{name}": required for name, required in weights.FILES.items()}
+        folder = hub.fetch(found.repo_id, files, revision, force_download) / found.path
+        sae, sparsity = weights.load(folder, device, dtype, corrections), weights.read_sparsity(folder)
+    else:
+        form = _format(found)
+        root = hub.fetch(found.repo_id, form.files(found.path), revision, force_download)
+        cfg, tensors = form.read(root, found)
+        cfg = cfg.model_copy(update={"dtype": dtype or cfg.dtype})
+        sae, sparsity = weights.assembled(cfg, tensors, device, root / found.path), None
+    sae.origin = Origin(flat(sae.cfg), sparsity)
     return sae
 
 
@@ -45,13 +55,15 @@ def flat(cfg: SAEConfig) -> dict[str, Any]:
     return {**cfg.metadata.model_dump(exclude_none=True), **cfg.model_dump(exclude={"metadata"})}
 
 
-def _located(release: str, sae_id: str) -> tuple[str, str, str | None, Mapping[str, Any]]:
-    """Repository, path, pinned revision, and what the registry corrects."""
+def _located(release: str, sae_id: str) -> tuple[ReleasedSAE, Mapping[str, Any]]:
+    """What is asked for, and what the registry corrects in its configuration."""
     if "/" in release:
-        return release, sae_id, None, {}
-    sae = registry.lookup(release, sae_id)
-    if sae.format not in FORMATS:
-        raise PlatformError(
-            f"{release} is stored in the format {sae.format!r}, which cannot be read here. Formats: {choices(FORMATS)}."
-        )
-    return sae.repo_id, sae.path, sae.revision, registry.find_release(release).config
+        return ReleasedSAE(release, sae_id, "", release, sae_id, SAELENS), {}
+    return registry.lookup(release, sae_id), registry.find_release(release).config
+
+
+def _format(sae: ReleasedSAE) -> WeightFormat:
+    try:
+        return WeightFormat(kind=sae.format)
+    except PlatformError as error:
+        raise PlatformError(f"{sae.release} cannot be read: {error}") from error

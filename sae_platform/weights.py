@@ -59,11 +59,19 @@ def load(
     """
     content = cfg_json.corrected(_content(folder), corrections or {})
     cfg = _understood(folder, content)
-    cfg = cfg.model_copy(update={"device": "cpu", "dtype": cfg_json.dtype_name(dtype or cfg.dtype)})
-    tensors = _tensors(folder, content)
+    cfg = cfg.model_copy(update={"dtype": dtype or cfg.dtype})
+    return assembled(cfg, _tensors(folder, content), device, folder / WEIGHTS)
+
+
+def assembled(cfg: SAEConfig, tensors: Mapping[str, Tensor], device: str, path: Path) -> SAE:
+    """An SAE of these tensors, under the names and shapes of the file, in the dtype of `cfg`.
+
+    PlatformError, with the path they are from, for missing, extra, misshapen and non-finite tensors.
+    """
+    cfg = cfg.model_copy(update={"device": "cpu", "dtype": cfg_json.dtype_name(cfg.dtype)})
     with torch.device("meta"):
         sae = cfg.module()(cfg)
-    _check(folder / WEIGHTS, tensors, {name: tuple(t.shape) for name, t in to_disk(sae.state_dict()).items()})
+    _check(path, tensors, {name: tuple(t.shape) for name, t in to_disk(sae.state_dict()).items()})
     wanted = getattr(torch, cfg.dtype)
     state = {name: t.to(device=device, dtype=wanted) for name, t in from_disk(tensors).items()}
     sae.load_state_dict(state, assign=True)
@@ -93,7 +101,7 @@ def to_disk(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def from_disk(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def from_disk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `to_disk`."""
     return {"W_enc_rows" if n == "W_enc" else n: (t.T if n == "W_enc" else t).contiguous() for n, t in tensors.items()}
 
@@ -128,7 +136,7 @@ def _tensors(folder: Path, content: dict[str, Any]) -> dict[str, Tensor]:
         raise PlatformError(f"{folder / WEIGHTS} cannot be used: {error}") from error
 
 
-def _check(path: Path, tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
+def _check(path: Path, tensors: Mapping[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
     if expected.keys() != tensors.keys():
         missing, extra = choices(expected.keys() - tensors.keys()), choices(tensors.keys() - expected.keys())
         raise PlatformError(

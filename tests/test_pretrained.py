@@ -71,8 +71,8 @@ def test_an_sae_of_the_registry_is_found_and_corrected(
 
 
 def test_a_format_that_cannot_be_read_is_named(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    registered(tmp_path, monkeypatch, 'format = "gemma_scope"')
-    with pytest.raises(PlatformError, match="stored in the format 'gemma_scope'.*Formats: saelens"):
+    registered(tmp_path, monkeypatch, 'format = "gemma_scop"')
+    with pytest.raises(PlatformError, match="No weight format is called 'gemma_scop'. Did you mean 'gemma_scope'"):
         SAE.from_pretrained("mine", "first")
     assert hub.asked == []
 

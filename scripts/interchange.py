@@ -1,13 +1,14 @@
-"""Hold both libraries to each other's SAE folders: what one saves, the other loads with equal outputs.
+"""Hold our SAE folders to those of the other libraries: what one saves, the other loads with equal outputs.
 
     make compare
 
-runs this twice, in our environment and in one that has sae-lens. It ends with an error where outputs differ by more
-than 1e-6 of their largest.
+runs this twice, in our environment and in one that has the other libraries. It ends with an error where outputs differ
+by more than 1e-6 of their largest.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -27,18 +28,30 @@ X = torch.randn(64, D_IN, generator=torch.Generator().manual_seed(0))
 def main() -> None:
     if len(sys.argv) > 1:
         saelens(Path(sys.argv[1]))
+        dictionary_learning(Path(sys.argv[1]) / "dictionaries")
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for architecture in ARCHITECTURES:
             write_ours(folder / "ours" / architecture, architecture)
-        subprocess.run(
-            [ROOT / ".peers/bin/python", "-m", "scripts.interchange_with_saelens", folder], cwd=ROOT, check=True
-        )
+        subprocess.run([ROOT / ".peers/bin/python", "-m", "scripts.interchange", folder], cwd=ROOT, check=True)
         from sae_platform import SAE
 
         for place in sorted((folder / "theirs").iterdir()):
             agree(f"{place.name}, saved by SAELens and loaded here", outputs(SAE.load_from_disk(place)), place)
+        for place in sorted((folder / "dictionaries").iterdir()):
+            what = f"{place.name}, saved by dictionary_learning and loaded here"
+            agree(what, outputs(loaded(place, "dictionary_learning")), place)
+
+
+def loaded(folder: Path, form: str) -> Any:
+    """An SAE in another project's format."""
+    from sae_platform.components import WeightFormat
+    from sae_platform.releases import ReleasedSAE
+    from sae_platform.weights import assembled
+
+    sae = ReleasedSAE("release", "id", "model", "user/repo", folder.name, form, layer=0, site="resid_post")
+    return assembled(*WeightFormat(kind=form).read(folder.parent, sae), "cpu", folder)
 
 
 def write_ours(folder: Path, architecture: str) -> None:
@@ -72,6 +85,28 @@ def saelens(folder: Path) -> None:
     }.items():
         sae, place = randomised(made), folder / "theirs" / name
         sae.save_model(str(place))
+        save_file(outputs(sae), place / "outputs.safetensors")
+
+
+def dictionary_learning(folder: Path) -> None:
+    """In dictionary_learning: save one of every dictionary."""
+    from dictionary_learning.dictionary import AutoEncoder, AutoEncoderNew, GatedAutoEncoder, JumpReluAutoEncoder
+    from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
+    from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
+    from dictionary_learning.trainers.top_k import AutoEncoderTopK
+
+    for made in (
+        AutoEncoder(D_IN, D_SAE), AutoEncoderNew(D_IN, D_SAE), GatedAutoEncoder(D_IN, D_SAE),
+        JumpReluAutoEncoder(D_IN, D_SAE), AutoEncoderTopK(D_IN, D_SAE, K), BatchTopKSAE(D_IN, D_SAE, K),
+        MatryoshkaBatchTopKSAE(D_IN, D_SAE, K, [D_SAE // 2, D_SAE // 2]),
+    ):  # fmt: skip
+        sae, place = randomised(made), folder / type(made).__name__
+        place.mkdir(parents=True)
+        if getattr(sae, "threshold", None) is not None and sae.threshold.ndim == 0:
+            sae.threshold.fill_(0.3)
+        torch.save(sae.state_dict(), place / "ae.pt")
+        trainer = {"dict_class": type(made).__name__, "k": K, "layer": 0}
+        (place / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {"ctx_len": 128}}))
         save_file(outputs(sae), place / "outputs.safetensors")
 
 

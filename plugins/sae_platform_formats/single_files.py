@@ -1,0 +1,52 @@
+"""Releases whose SAEs are one torch file each."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sae_platform.components import Contents, SAEConfig
+from sae_platform.errors import PlatformError
+from sae_platform.releases import ReleasedSAE
+from sae_platform_formats.files import metadata_of, taken, tensors_in
+
+NATIVE = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+
+
+def read_linear_layers(path: Path, sae: ReleasedSAE, encoder: str, decoder: str) -> Contents:
+    """Two torch linear layers of these names, relu between them."""
+    names = {"W_enc": f"{encoder}.weight", "b_enc": f"{encoder}.bias", "W_dec": f"{decoder}.weight",
+             "b_dec": f"{decoder}.bias"}  # fmt: skip
+    t = taken(path, tensors_in(path), names)
+    return _transposed(t, sae, "standard", apply_b_dec_to_input=False)
+
+
+def read_qwen_scope(path: Path, sae: ReleasedSAE) -> Contents:
+    k = re.search(r"L0_(\d+)$", sae.repo_id)
+    if k is None:
+        raise PlatformError(f"{sae.repo_id} does not end with its k, as the repositories of Qwen Scope do (L0_50).")
+    t = taken(path, tensors_in(path), NATIVE)
+    settings = {"k": int(k[1]), "rescale_acts_by_decoder_norm": False, "apply_b_dec_to_input": False}
+    return _transposed(t, sae, "topk", **settings)
+
+
+def read_hook_z(path: Path, sae: ReleasedSAE) -> Contents:
+    t = taken(path, tensors_in(path), NATIVE)
+    return Contents(_config(t, sae, "standard"), t)
+
+
+def _transposed(t: dict[str, Tensor], sae: ReleasedSAE, architecture: str, **settings: Any) -> Contents:
+    """Weights as torch's linear layers hold them."""
+    t["W_enc"], t["W_dec"] = t["W_enc"].T, t["W_dec"].T
+    return Contents(_config(t, sae, architecture, **settings), t)
+
+
+def _config(t: dict[str, Tensor], sae: ReleasedSAE, architecture: str, **settings: Any) -> SAEConfig:
+    d_in, d_sae = t["W_enc"].shape
+    dtype = str(t["W_enc"].dtype).removeprefix("torch.")
+    return SAEConfig(
+        architecture=architecture, d_in=d_in, d_sae=d_sae, dtype=dtype, metadata=metadata_of(sae), **settings
+    )  # fmt: skip
