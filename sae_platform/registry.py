@@ -108,11 +108,11 @@ def search(
 
 def parse_width(text: str) -> int:
     """`16k`, `1m` or `16384` as a number of features. PlatformError for anything else."""
-    match = re.fullmatch(r"(\d+)([km]?)", text.lower())
+    match = re.fullmatch(r"([1-9]\d*)([km]?)", text.lower())
     if not match:
         raise PlatformError(f"The width {text!r} is not a number of features, such as 16384, 16k or 1m.")
     number = int(match[1]) * {"": 1, "k": 1000, "m": 1_000_000}[match[2]]
-    power = 1 << round(math.log2(max(number, 1)))
+    power = 1 << round(math.log2(number))
     if match[2] and 0.95 < power / number < 1.05:  # 16k and 131k are powers of two
         return power
     return number * 1024 // 1000 if match[2] else number

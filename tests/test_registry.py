@@ -123,9 +123,10 @@ def test_a_width_is_read_as_people_write_it(text: str, width: int) -> None:
     assert registry.parse_width(text) == width
 
 
-def test_a_width_that_is_none_is_refused() -> None:
-    with pytest.raises(PlatformError, match="'wide' is not a number of features"):
-        registry.parse_width("wide")
+@pytest.mark.parametrize("text", ["wide", "0", "0k", "-16k", "16kb", ""])
+def test_a_width_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(PlatformError, match=f"'{text}' is not a number of features"):
+        registry.parse_width(text)
 
 
 # the command line
