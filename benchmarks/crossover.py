@@ -1,4 +1,4 @@
-"""At which density of features a dense step overtakes a sparse one: where `linear.SPARSE_BELOW` comes from.
+"""At which density of features a dense step overtakes a sparse one. `linear.SPARSE_BELOW` is held to it.
 
     python -m benchmarks.crossover [--size M] [--device cpu]
 
@@ -20,7 +20,7 @@ from benchmarks.report import table
 from benchmarks.steps import sae_platform
 from benchmarks.worker import HOLDING_LR, THREADS
 
-DENSITIES = {"cpu": (0.02, 0.04, 0.06, 0.08, 0.1), "cuda": (0.002, 0.004, 0.006, 0.01, 0.02)}
+DENSITIES = {"cpu": (0.02, 0.04, 0.06, 0.08), "cuda": (0.002, 0.004, 0.006, 0.01, 0.02)}
 TIMED = 2
 
 
@@ -34,23 +34,20 @@ def main() -> None:
     if device == "cpu":
         torch.set_num_threads(THREADS)
     rows = []
-    for architecture in ("standard", "jumprelu"):
-        for density in DENSITIES[device]:
-            sparse, dense = both(size, architecture, density, device)
-            rows.append(
-                [size, architecture, f"{density:.1%}", f"{sparse:.3f}", f"{dense:.3f}", f"{dense / sparse:.2f}x"]
-            )
-            print(*rows[-1], flush=True)
-    text = table(("size", "architecture", "density", "sparse s / step", "dense s / step", "sparse is faster by"), rows)
+    for density in DENSITIES[device]:
+        sparse, dense = both(size, density, device)
+        rows.append([size, f"{density:.1%}", f"{sparse:.3f}", f"{dense:.3f}", f"{dense / sparse:.2f}x"])
+        print(*rows[-1], flush=True)
+    text = table(("size", "density", "sparse s / step", "dense s / step", "sparse is faster by"), rows)
     folder = ROOT / "results" / device
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "crossover.md").write_text(text + "\n")
 
 
-def both(size: str, architecture: str, density: float, device: str) -> list[float]:
-    """Seconds of a sparse and of a dense step, taken in turn."""
+def both(size: str, density: float, device: str) -> list[float]:
+    """Seconds of a sparse and of a dense step of a standard SAE, taken in turn."""
     l0 = round(density * SIZES[size].d_sae)
-    cases = [Case(size, architecture, l0, "sae_platform", setting) for setting in ("sparse", "dense")]
+    cases = [Case(size, "standard", l0, "sae_platform", setting) for setting in ("sparse", "dense")]
     given = data(cases[0], 1, device)
     steps = [sae_platform.build(case, given, HOLDING_LR) for case in cases]
     seconds: list[list[float]] = [[], []]

@@ -103,7 +103,7 @@ def test_check_gives_the_same_as_json(install):
 def test_an_unknown_command_is_answered_with_the_nearest_one():
     result = run("plugin")
     assert result.exit_code == 2
-    assert "There is no command 'plugin'. Did you mean 'plugins'? Commands: config, " in result.stderr
+    assert "There is no command 'plugin'. Did you mean 'plugins'? Commands: bench, config, " in result.stderr
 
 
 def test_help_lists_every_command_of_the_table():

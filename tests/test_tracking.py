@@ -14,8 +14,8 @@ from sae_platform.activations import Batch
 from sae_platform.linear import LinearSAE
 from sae_platform.sae import StepOutput, StepState
 from sae_platform.sparse import SparseFeatures
+from sae_platform.stepping import DEAD_REFRESH_STEPS
 from sae_platform.tracking import TrainingStatistics
-from sae_platform.training import DEAD_REFRESH_STEPS
 from tape import BATCH, D_SAE, Step, TapeConfig, a_run, values
 
 

@@ -23,14 +23,15 @@ def metadata(wheel: Path) -> Message:
     return Parser().parsestr(archive.read(name).decode())
 
 
-def test_the_wheel_holds_the_kernel_and_the_plugins_and_nothing_else(names):
+def test_the_wheel_holds_the_kernel_the_plugins_and_the_registry_and_nothing_else(names):
     sources = {
         path.relative_to(base).as_posix()
         for base, tree in [(ROOT, ROOT / "sae_platform"), (ROOT / "plugins", ROOT / "plugins")]
         for path in tree.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert names == sources
+    releases = {f"sae_platform/_registry/{file.name}" for file in (ROOT / "registry").iterdir()}
+    assert names == sources | releases
     assert "sae_platform/py.typed" in names
 
 
