@@ -1,4 +1,4 @@
-"""At which density of features a dense step overtakes a sparse one. `linear.SPARSE_BELOW` is held to it.
+"""At which density of features a dense step overtakes a sparse one.
 
     python -m benchmarks.crossover [--size M] [--device cpu]
 
