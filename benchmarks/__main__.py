@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.cases import PAGES, Case, Stage, cases, stages
+from benchmarks.cases import SMALL_PAGES, Case, Stage, cases, stages
 from benchmarks.report import write_report
 
 ROOT = Path(__file__).parent
@@ -58,8 +58,8 @@ def measure(case: Case | Stage, mode: str, device: str, repeat: int) -> None:
     environment = {**os.environ, "WANDB_MODE": "disabled"}
     if device == "cpu":
         environment["OMP_NUM_THREADS"] = "2"
-    if case.setting in PAGES or case.library in OURS:
-        environment["THP_MEM_ALLOC_ENABLE"] = PAGES.get(case.setting, "1")
+    if case.library in OURS:
+        environment["THP_MEM_ALLOC_ENABLE"] = "0" if case.setting == SMALL_PAGES else "1"
     done = subprocess.run(
         [python, "-m", "benchmarks.worker", mode, json.dumps(case.dump()), device],
         cwd=ROOT.parent, env=environment,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-PAGES = {"small_pages": "0", "huge_pages": "1"}  # settings that change where torch puts large tensors, and nothing else
+SMALL_PAGES = "small_pages"  # a setting that changes where torch puts large tensors, and nothing else
 PRECISIONS = {"tf32": "tf32", "autocast": "bfloat16"}  # settings of the others, and our precision that is like them
 
 
@@ -21,7 +21,8 @@ class Size:
 
 CPU = {"S": Size(512, 8192, 32, 2048), "M": Size(768, 24576, 32, 4096)}
 CUDA = {"A": Size(768, 24576, 32, 16384), "B": Size(2304, 65536, 64, 8192), "C": Size(4096, 131072, 64, 8192)}
-SIZES = {"tiny": Size(32, 512, 4, 256), **CPU, **CUDA}
+PARITY = Size(512, 8192, 32, 512)  # where 20 steps are soon taken; whether libraries agree does not depend on the size
+SIZES = {"tiny": Size(32, 512, 4, 256), "parity": PARITY, **CPU, **CUDA}
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,10 @@ class Case:
         return Case(self.size, self.architecture, self.l0, "sae_platform", setting)
 
     def parity_twin(self) -> Case:
-        """The case at size S, where 20 steps are soon taken; whether libraries agree does not depend on the size."""
+        """The case at the size at which losses are compared."""
         share = self.l0 / SIZES[self.size].d_sae
-        l0 = self.l0 if self.architecture == "topk" or share < 0.01 else round(share * SIZES["S"].d_sae)
-        setting = "default" if self.setting in PAGES else self.setting
-        return Case("S", self.architecture, l0, self.library, setting)
+        l0 = self.l0 if self.architecture == "topk" or share < 0.01 else round(share * PARITY.d_sae)
+        return Case("parity", self.architecture, l0, self.library, self.setting)
 
     def dump(self) -> dict[str, str | int]:
         return asdict(self)
@@ -116,13 +116,14 @@ def _small() -> Iterator[Case]:
 def _medium() -> Iterator[Case]:
     yield from _topk(
         "M", ("sae_platform", "default"), ("bound", "default"), ("saelens", "default"),
-        ("saelens", "use_sparse_activations"), ("sae_platform", "small_pages"), ("saelens", "huge_pages"),
-        ("dictionary_learning", "default"), ("sparsify", "fused_adam"), ("sae_platform", "auxk_half_dead"),
+        ("saelens", "use_sparse_activations"), ("sae_platform", SMALL_PAGES), ("dictionary_learning", "default"),
+        ("sparsify", "fused_adam"), ("sae_platform", "auxk_half_dead"),
     )  # fmt: skip
     d_sae = SIZES["M"].d_sae
     for architecture in ("standard", "jumprelu"):
         for l0 in (64, round(d_sae * 0.02), round(d_sae * 0.12)):
             yield from _both("M", architecture, l0)
+    yield from _both("M", "standard", d_sae // 2)
     yield from _both("M", "gated", 64)
     yield Case("M", "gated", 64, "sae_platform", "frozen_decoder")
 

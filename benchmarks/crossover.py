@@ -20,7 +20,7 @@ from benchmarks.report import table
 from benchmarks.steps import sae_platform
 from benchmarks.worker import HOLDING_LR, THREADS
 
-DENSITIES = {"cpu": (0.02, 0.04, 0.06, 0.08), "cuda": (0.002, 0.004, 0.006, 0.01, 0.02)}
+DENSITIES = {"cpu": (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.16), "cuda": (0.002, 0.004, 0.006, 0.01, 0.02)}
 TIMED = 2
 
 

@@ -25,9 +25,9 @@ from sae_platform.sparse import (
     selected_preactivations,
 )
 
-# Share of features below which a step runs on the active ones alone. On two CPU cores that was still 1.6 times as fast
-# at 8 %, the most that was measured; the number for CUDA is computed from the bandwidth of memory, not measured.
-SPARSE_BELOW = {"cpu": 0.08, "cuda": 0.006}
+# Share of features below which a step runs on the active ones alone. On two CPU cores the two take equal time at about
+# 14 % (benchmarks/results/cpu/crossover.md); the number for CUDA is computed from memory bandwidth, not measured.
+SPARSE_BELOW = {"cpu": 0.1, "cuda": 0.006}
 SAMPLE_ROWS = 32  # from which the density of a batch is estimated
 
 

@@ -41,8 +41,8 @@ def row(results: Path, library: str) -> list[str]:
 
 @pytest.mark.parametrize(("their_loss", "ratio"), [(2.0001, "4.0x"), (2.1, "")])
 def test_a_ratio_stands_only_beside_losses_that_agree(their_loss: float, ratio: str, results: Path) -> None:
-    put(results, OURS, "losses", losses=[2.0, 1.0])
-    put(results, PEER, "losses", losses=[their_loss, 1.0])
+    put(results, OURS.parity_twin(), "losses", losses=[2.0, 1.0])
+    put(results, PEER.parity_twin(), "losses", losses=[their_loss, 1.0])
     assert row(results, "sae_platform")[4:6] == ["3", "1.000"]
     assert row(results, "saelens")[7] == ratio
     assert (results / "ratios.svg").exists() == bool(ratio)

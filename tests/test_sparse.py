@@ -50,6 +50,7 @@ def same(actual: Tensor, expected: Tensor) -> None:
 OPERATIONS: dict[str, Callable[[Features, Tensor, Tensor], Tensor]] = {
     "at": lambda features, parameter, rows: features.replace(features.values * features.at(parameter)).dense(),
     "row_sums": lambda features, parameter, rows: features.row_sums(),
+    "weighted_row_sums": lambda features, parameter, rows: features.row_sums(parameter),
     "decode": lambda features, parameter, rows: features.decode(rows),
     "dense": lambda features, parameter, rows: features.dense(),
 }

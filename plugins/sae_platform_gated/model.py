@@ -41,10 +41,9 @@ class GatedSAE(LinearSAE):
         b_dec: Tensor = self.b_dec
         if self._cfg.freeze_auxiliary_decoder:  # a decoder that these terms could shrink would open the gates
             W_dec, b_dec = W_dec.detach(), b_dec.detach()
-        weighted = opened.replace(opened.values * opened.at(W_dec.norm(dim=-1)))
         by_gate = opened.decode(W_dec) + b_dec
         return {
-            "l1_loss": state.coefficients["l1"] * weighted.row_sums().mean(),
+            "l1_loss": state.coefficients["l1"] * opened.row_sums(W_dec.norm(dim=-1)).mean(),
             "auxiliary_reconstruction_loss": (by_gate - forward.target).pow(2).sum(-1).mean(),
         }
 

@@ -26,9 +26,8 @@ class StandardSAE(LinearSAE):
         return {"l1": Coefficient(self._cfg.l1_coefficient, self._cfg.l1_warm_up_steps)}
 
     def penalties(self, forward: Forward, state: StepState) -> dict[str, Tensor]:
-        features = forward.features
-        weighted = features.values * features.at(self.W_dec.norm(dim=-1))
-        terms = {"l1_loss": state.coefficients["l1"] * _row_norms(features.replace(weighted), self._cfg.lp_norm).mean()}
+        norms = _row_norms(forward.features, self.W_dec.norm(dim=-1), self._cfg.lp_norm)
+        terms = {"l1_loss": state.coefficients["l1"] * norms.mean()}
         if self._cfg.use_ghost_grads and state.dead is not None and len(state.dead):
             terms["ghost_grad_loss"] = self._ghost_gradients(forward, state.dead, state.precision)
         return terms
@@ -44,10 +43,12 @@ class StandardSAE(LinearSAE):
         return rescaled.mean()
 
 
-def _row_norms(features: Features, p: float) -> Tensor:
-    """The L_p norm of each row, [rows]; values at zero get no gradient, though that of a root is infinite there."""
+def _row_norms(features: Features, weights: Tensor, p: float) -> Tensor:
+    """The L_p norm of the weighted values of each row, [rows]; a value at zero gets no gradient, though that of a root
+    is infinite there."""
     if p == 1:
-        return features.row_sums()
+        return features.row_sums(weights)
     tiny = torch.finfo(features.values.dtype).tiny
-    powers = features.values.clamp_min(tiny).pow(p) * (features.values > 0)
+    values = features.values * features.at(weights)
+    powers = values.clamp_min(tiny).pow(p) * (values > 0)
     return features.replace(powers).row_sums().clamp_min(tiny).pow(1 / p)

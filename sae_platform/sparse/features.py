@@ -13,6 +13,8 @@ from torch import Tensor
 
 from sae_platform.sparse.support import Support
 
+COUNTED_ROWS = 128  # the sum of a mask goes over an int64 copy of it: that of some rows stays in a cache
+
 
 class Features(ABC):
     """Numbers attached to (row, feature) pairs: pre-activations, or what they became."""
@@ -24,8 +26,12 @@ class Features(ABC):
         """A per-feature parameter [d_sae], lined up with `values`."""
 
     @abstractmethod
-    def row_sums(self) -> Tensor:
-        """The sum of the values of each row, [rows]."""
+    def row_count(self) -> int:
+        """How many rows there are."""
+
+    @abstractmethod
+    def row_sums(self, weights: Tensor | None = None) -> Tensor:
+        """The sum of the values of each row, each times the weight of its feature [d_sae] where weights are given."""
 
     @abstractmethod
     def decode(self, rows: Tensor) -> Tensor:
@@ -45,7 +51,7 @@ class Features(ABC):
 
     def l0(self) -> Tensor:
         """Mean number of features that are not zero in a row, a scalar."""
-        return self.replace((self.values.detach() != 0).to(torch.float32)).row_sums().mean()
+        return self.values.detach().count_nonzero() / self.row_count()
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,20 @@ class DenseFeatures(Features):
     def at(self, parameter: Tensor) -> Tensor:
         return parameter.expand_as(self.values)
 
-    def row_sums(self) -> Tensor:
-        return self.values.sum(-1)
+    def row_count(self) -> int:
+        return len(self.values)
+
+    def row_sums(self, weights: Tensor | None = None) -> Tensor:
+        return self.values.sum(-1) if weights is None else self.values @ weights
 
     def decode(self, rows: Tensor) -> Tensor:
         return self.values @ rows
 
     def counts(self) -> Tensor:
-        return (self.values.detach() != 0).sum(0)
+        counts = torch.zeros(self.values.shape[-1], dtype=torch.int64, device=self.values.device)
+        for part in self.values.detach().split(COUNTED_ROWS):
+            counts += (part != 0).sum(0)
+        return counts
 
     def dense(self) -> Tensor:
         return self.values
@@ -120,8 +132,12 @@ class SparseFeatures(Features):
     def at(self, parameter: Tensor) -> Tensor:
         return parameter[self.indices]
 
-    def row_sums(self) -> Tensor:
-        return self.values.new_zeros(len(self.offsets) - 1).index_add(0, self.support.rows, self.values)
+    def row_count(self) -> int:
+        return len(self.offsets) - 1
+
+    def row_sums(self, weights: Tensor | None = None) -> Tensor:
+        values = self.values if weights is None else self.values * self.at(weights)
+        return values.new_zeros(self.row_count()).index_add(0, self.support.rows, values)
 
     def decode(self, rows: Tensor) -> Tensor:
         decoded: Tensor = _Decode.apply(self.values, rows, self.support)  # type: ignore[no-untyped-call]
@@ -131,7 +147,7 @@ class SparseFeatures(Features):
         return self.support.feature_sums((self.values.detach() != 0).to(torch.int64))
 
     def dense(self) -> Tensor:
-        flat = self.values.new_zeros((len(self.offsets) - 1) * self.support.d_sae)
+        flat = self.values.new_zeros(self.row_count() * self.support.d_sae)
         places = self.support.rows * self.support.d_sae + self.indices
         return flat.index_add(0, places, self.values).view(-1, self.support.d_sae)
 
