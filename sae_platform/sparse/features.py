@@ -74,7 +74,7 @@ class DenseFeatures(Features):
 
     def counts(self) -> Tensor:
         counts = torch.zeros(self.values.shape[-1], dtype=torch.int64, device=self.values.device)
-        for part in self.values.detach().split(COUNTED_ROWS):
+        for part in torch.split(self.values.detach(), COUNTED_ROWS):
             counts += (part != 0).sum(0)
         return counts
 
