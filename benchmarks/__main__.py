@@ -33,7 +33,7 @@ def main() -> None:
     chosen = [case for case in every if re.search(options.only, f"{case.mode}/{case.name}")]
     for case in chosen:
         if isinstance(case, Case) and case.library not in OURS:
-            for each in (case, case.ours()):
+            for each in (case, case.same_options()):
                 measure(each.parity_twin(), "losses", device, 0)
     for repeat in range(options.repeats):
         for case in chosen if repeat % 2 == 0 else reversed(chosen):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 SMALL_PAGES = "small_pages"  # a setting that changes where torch puts large tensors, and nothing else
 PRECISIONS = {"tf32": "tf32", "autocast": "bfloat16"}  # settings of the others, and our precision that is like them
@@ -45,6 +45,11 @@ class Case:
         """Our step that this one is compared with."""
         setting = PRECISIONS.get(self.setting, "default")
         return Case(self.size, self.architecture, self.l0, "sae_platform", setting)
+
+    def same_options(self) -> Case:
+        """Our step with the options of this one, whose losses must agree with its."""
+        unscaled = self.setting == "use_sparse_activations"  # SAELens cannot rescale activations then
+        return replace(self.ours(), setting="unscaled") if unscaled else self.ours()
 
     def parity_twin(self) -> Case:
         """The case at the size at which losses are compared."""

@@ -95,7 +95,7 @@ def load(folder: Path, kind: type[Any]) -> dict[Any, list[dict[str, Any]]]:
 def disagreement(results: Path, case: Case) -> float | None:
     """Largest relative difference between a peer's 20 losses and ours; None when either was not measured."""
     losses = load(results / "losses", Case)
-    theirs, ours = (losses.get(each.parity_twin()) for each in (case, case.ours()))
+    theirs, ours = (losses.get(each.parity_twin()) for each in (case, case.same_options()))
     if not theirs or not ours:
         return None
     pairs = zip(theirs[0]["losses"], ours[0]["losses"], strict=True)

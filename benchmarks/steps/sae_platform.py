@@ -19,6 +19,7 @@ from sae_platform.stepping import take_step
 from sae_platform.tracking import TrainingStatistics
 
 DEVIATIONS: dict[tuple[str, str], dict[str, Any]] = {
+    ("topk", "unscaled"): {"rescale_acts_by_decoder_norm": False},
     ("topk", "auxk_half_dead"): {"aux_loss_coefficient": 1 / 32},
     ("gated", "frozen_decoder"): {"freeze_auxiliary_decoder": True},
 }
