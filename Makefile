@@ -18,7 +18,7 @@ check: .venv/.installed  ## style, types and layers
 bench: .venv/.installed .peers/.installed  ## what a step costs here and elsewhere; goes on where it stopped
 	$(BIN)/python -m benchmarks
 
-compare: .venv/.installed .peers/.installed  ## our SAE folders and registry against those of the peers
+compare: .venv/.installed .peers/.installed .peers-5/.installed  ## our SAE folders and registry against those of the peers
 	$(BIN)/python -m scripts.interchange
 	mkdir -p build
 	$(BIN)/sae-platform registry dump > build/saes.jsonl
@@ -29,6 +29,11 @@ compare: .venv/.installed .peers/.installed  ## our SAE folders and registry aga
 	test -x .peers/bin/python || $(PYTHON) -m venv .peers
 	.peers/bin/python -m pip install -r benchmarks/peers.txt
 	.peers/bin/python -m pip uninstall -y torchvision
+	touch $@
+
+.peers-5/.installed: benchmarks/peers-5.txt
+	test -x .peers-5/bin/python || $(PYTHON) -m venv .peers-5
+	.peers-5/bin/python -m pip install -r benchmarks/peers-5.txt
 	touch $@
 
 .venv/.installed: pyproject.toml constraints.txt

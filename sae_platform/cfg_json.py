@@ -11,8 +11,11 @@ from torch import Tensor
 
 from sae_platform.components import SAEConfig, SAEMetadata
 from sae_platform.errors import PlatformError, choices
+from sae_platform.hookspecs import DISTRIBUTION
+from sae_platform.plugins import installed_plugins
 
 SAELENS_VERSION = "6.0.0"  # the oldest release that reads the nested shape
+BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")  # in training; what is used afterwards is JumpReLU
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 OLDER_NAMES = {"hook_point": "hook_name", "hook_point_layer": "hook_layer", "hook_point_head_index": "hook_head_index",
                "activation_fn": "activation_fn_str"}  # fmt: skip
@@ -47,27 +50,36 @@ def describe(cfg: SAEConfig) -> dict[str, Any]:
         "dataset_trust_remote_code": False,
     }
     saelens = {**ours, "reshape_activations": "none", "device": "cpu"}
+    older = {**shared, "model_name": metadata.model_name or "", "hook_name": metadata.hook_name or ""}  # must be text
     theirs = {**shared, "architecture": cfg.architecture, "sae_platform_version": version("sae-platform")}
-    return {**legacy, **shared, **saelens, "metadata": theirs, "sae_platform": ours}
+    plugin = installed_plugins().owner(type(cfg))
+    return {**legacy, **older, **saelens, "metadata": theirs, "sae_platform": ours, "sae_platform_plugin": plugin}
 
 
 def understood(content: Mapping[str, Any]) -> SAEConfig:
     """The configuration that cfg.json describes. PlatformError naming what cannot be kept."""
     if "sae_platform" in content:
+        architecture, plugin = content["sae_platform"].get("architecture"), content.get("sae_platform_plugin")
+        if plugin not in (None, DISTRIBUTION) and architecture not in installed_plugins().kinds(SAEConfig):
+            raise PlatformError(
+                f"its architecture {architecture!r} comes from the plugin {plugin}, which is not installed or not "
+                f"loaded here: pip install {plugin}, or see `sae-platform plugins`."
+            )
         return SAEConfig.model_validate(content["sae_platform"])
     fields = dict(content) if "metadata" in content else _as_in_6(content)
     architecture = str(fields.get("architecture", "standard"))
+    fields["architecture"] = architecture = "jumprelu" if architecture in BATCH_TOPK else architecture
     if architecture == "topk":
         fields.setdefault("rescale_acts_by_decoder_norm", False)
     chosen = SAEConfig._chosen({"architecture": architecture}, None)
-    known = {key: value for key, value in fields.items() if key in chosen.model_fields and key != "metadata"}
+    known = {key: value for key, value in fields.items() if key in chosen.model_fields and value is not None}
     known["dtype"] = dtype_name(str(fields.get("dtype", "float32")))
     if known.get("normalize_activations") == "expected_average_only_in":
         raise PlatformError(
             "its inputs were scaled by a factor in training (normalize_activations = expected_average_only_in) that is "
             "not in the folder; fold it with SAELens, or load the SAE by its release, where the registry may know it."
         )
-    return chosen(**known, metadata=SAEMetadata.model_validate(fields["metadata"]))
+    return chosen(**{**known, "metadata": SAEMetadata.model_validate(fields["metadata"])})
 
 
 def corrected(content: Mapping[str, Any], corrections: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +95,8 @@ def adjusted(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
         return found
     if "log_threshold" in found and "threshold" not in found:
         found["threshold"] = found.pop("log_threshold").exp()
+    if content.get("architecture") in BATCH_TOPK and "topk_threshold" in found:
+        found = _as_jumprelu(found, bool(content.get("rescale_acts_by_decoder_norm")))
     scale = found.pop("scaling_factor", None)
     if scale is not None and not torch.equal(scale, torch.ones_like(scale)):
         raise PlatformError("its scaling_factor is not 1 everywhere, which no architecture here has.")
@@ -90,6 +104,17 @@ def adjusted(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
     if scale is not None and content.get("finetuning_scaling_factor") and "W_dec" in found:
         found["W_dec"] = found["W_dec"] * scale[:, None]
     return found
+
+
+def _as_jumprelu(tensors: Mapping[str, Tensor], rescaled: bool) -> dict[str, Tensor]:
+    """A BatchTopK SAE in training as the JumpReLU one that it becomes, with its running threshold for all features."""
+    found = dict(tensors)
+    threshold = found.pop("topk_threshold")
+    if rescaled:
+        norms = found["W_dec"].norm(dim=-1)
+        found["W_enc"], found["b_enc"] = found["W_enc"] * norms, found["b_enc"] * norms
+        found["W_dec"] = found["W_dec"] / norms[:, None]
+    return {**found, "threshold": threshold.to(found["b_enc"].dtype).expand_as(found["b_enc"])}
 
 
 def dtype_name(name: str) -> str:

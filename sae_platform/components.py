@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -120,6 +120,7 @@ class SAEConfig(ComponentConfig):
 
     role: ClassVar[str] = "architecture"
     selector: ClassVar[str] = "architecture"
+    trainable: ClassVar[bool] = True  # whether its SAE takes training steps, or is loaded and used alone
 
     architecture: str
     d_in: PositiveInt | None = Field(
@@ -206,9 +207,17 @@ class WeightFormat(ComponentConfig):
         """The files of the SAE at this path, from the root of the repository, and whether each must be there."""
         raise NotImplementedError
 
+    def fits(self, path: str, present: Container[str]) -> bool:
+        """Whether the files that it needs are among those present in a repository."""
+        return all(name in present for name, required in self.files(path).items() if required)
+
     def read(self, root: Path, sae: ReleasedSAE) -> Contents:
         """Read an SAE whose files lie under `root` as in the repository. PlatformError for what cannot be kept."""
         raise NotImplementedError
+
+    def write(self, sae: SAE, folder: Path) -> None:
+        """Write an SAE in this format, files of the same names in a folder. PlatformError for what cannot be kept."""
+        raise PlatformError(f"SAEs are read from the format {self.kind!r} and not written in it.")
 
 
 class ExporterConfig(ComponentConfig):

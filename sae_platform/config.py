@@ -18,6 +18,7 @@ from pydantic import (
     PositiveInt,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -119,6 +120,17 @@ class RunConfig(BaseModel):
             filled[table] = {**default, **given} if isinstance(given, dict) else given
         return filled
 
+    @field_validator("sae", mode="before")
+    @classmethod
+    def _architecture_is_trainable(cls, sae: Any, info: ValidationInfo) -> Any:
+        plugins = (info.context or {}).get("plugins") or installed_plugins()
+        kinds = plugins.kinds(SAEConfig)
+        chosen = kinds.get(str(sae.get("architecture"))) if isinstance(sae, dict) else sae
+        if chosen is not None and not getattr(chosen, "trainable", True):
+            trained = choices(kind for kind, config in kinds.items() if config.trainable)
+            raise ValueError(f"SAEs of this architecture are loaded and used here, not trained. Trained: {trained}")
+        return sae
+
     @model_validator(mode="after")
     def _one_place_for_device_and_dtype(self) -> Self:
         for name in ("device", "dtype"):
@@ -169,6 +181,8 @@ def json_schema(plugins: PluginHost) -> dict[str, Any]:
     def any_of(role: type[ComponentConfig], defaults: Mapping[str, Any]) -> dict[str, Any]:
         options = []
         for config in plugins.kinds(role).values():
+            if not getattr(config, "trainable", True):
+                continue
             part = config.model_json_schema(ref_template="#/$defs/{model}")
             definitions.update(part.pop("$defs", {}))
             part["required"] = [key for key in part.get("required", []) if key not in defaults]

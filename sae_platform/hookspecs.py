@@ -1,8 +1,9 @@
-"""The hooks a plugin may implement. Each returns config classes; none does any work."""
+"""The hooks a plugin may implement. Each returns config classes, one of them folders; none does any work."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     )
 
 PROJECT = "sae_platform"
+GROUP = "sae_platform"  # of entry points
+DISTRIBUTION = "sae-platform"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -48,4 +51,10 @@ def register_exporters() -> Iterable[type[ExporterConfig]]:
 @hookspec
 def register_formats() -> Iterable[type[WeightFormat]]:
     """Offer readers of released weights."""
+    return ()
+
+
+@hookspec
+def register_releases() -> Iterable[Path]:
+    """Offer folders of release files, for the registry to look in."""
     return ()

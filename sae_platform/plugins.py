@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import pluggy
@@ -23,9 +24,8 @@ from sae_platform.components import (
     WeightFormat,
 )
 from sae_platform.errors import PlatformError, choices, nearest
+from sae_platform.hookspecs import DISTRIBUTION, GROUP
 
-GROUP = "sae_platform"
-DISTRIBUTION = "sae-platform"
 DISABLE_VARIABLE = "SAE_PLATFORM_DISABLE"
 
 HOOKS: dict[str, type[ComponentConfig]] = {
@@ -35,6 +35,7 @@ HOOKS: dict[str, type[ComponentConfig]] = {
     "register_exporters": ExporterConfig,
     "register_formats": WeightFormat,
 }
+RELEASES_HOOK = "register_releases"
 
 ConfigT = TypeVar("ConfigT", bound=ComponentConfig)
 
@@ -46,6 +47,7 @@ class Plugin:
     point: EntryPoint
     status: Literal["found", "loaded", "failed", "disabled"] = "found"
     offers: list[type[ComponentConfig]] = field(default_factory=list)
+    releases: list[Path] = field(default_factory=list)  # folders of release files
     error: BaseException | None = None
 
     @property
@@ -94,12 +96,16 @@ class PluginHost:
                     raise
                 except BaseException as error:  # third-party code may raise anything, SystemExit too
                     self._manager.unregister(name=str(plugin))
-                    plugin.status, plugin.error = "failed", error
+                    plugin.status, plugin.error, plugin.releases = "failed", error, []
         return self
 
     def kinds(self, base: type[ConfigT]) -> dict[str, type[ConfigT]]:
         """The usable kinds of `base`. A kind two plugins claim is not usable."""
         return {kind: claims[0][1] for kind, claims in self._claims(base).items() if len(claims) == 1}
+
+    def owner(self, config: type[ComponentConfig]) -> str | None:
+        """The distribution whose plugin offers a class."""
+        return next((plugin.distribution for plugin in self.plugins if config in plugin.offers), None)
 
     def contested(self) -> list[str]:
         """One sentence for every kind that more than one plugin claims."""
@@ -118,13 +124,16 @@ class PluginHost:
         if claims:
             raise PlatformError(_contest(base, kind, [plugin for plugin, _ in claims]))
         usable = self.kinds(base)
-        lines = [f"No {base.role} is called {kind!r}.{nearest(kind, usable)} Installed: {choices(usable)}."]
-        for plugin in self.plugins:
-            if plugin.status == "failed":
-                lines.append(f"{plugin} is installed but failed to load: {plugin.reason}")
-            if plugin.status == "disabled":
-                lines.append(f"{plugin} is switched off by {DISABLE_VARIABLE}.")
-        raise PlatformError("\n".join(lines))
+        unknown = f"No {base.role} is called {kind!r}.{nearest(kind, usable)} Installed: {choices(usable)}."
+        raise PlatformError("\n".join([unknown, *self.silent()]))
+
+    def silent(self) -> list[str]:
+        """A sentence for every plugin that offers nothing because it failed to load or is switched off."""
+        failed = [each for each in self.plugins if each.status == "failed"]
+        switched_off = [each for each in self.plugins if each.status == "disabled"]
+        return [f"{each} is installed but failed to load: {each.reason}" for each in failed] + [
+            f"{each} is switched off by {DISABLE_VARIABLE}." for each in switched_off
+        ]
 
     def _load(self, plugin: Plugin) -> Iterator[type[ComponentConfig]]:
         _check_version(plugin)
@@ -132,10 +141,14 @@ class PluginHost:
         self._manager.register(module, name=str(plugin))
         for caller in self._manager.get_hookcallers(module) or []:
             if not caller.has_spec():
-                raise PlatformError(f"There is no hook {caller.name!r}.{nearest(caller.name, HOOKS)}")
+                raise PlatformError(f"There is no hook {caller.name!r}.{nearest(caller.name, [*HOOKS, RELEASES_HOOK])}")
             for implementation in caller.get_hookimpls():
                 if implementation.plugin is module:
-                    yield from _checked(caller.name, implementation.function())
+                    offers = implementation.function()
+                    if caller.name == RELEASES_HOOK:
+                        plugin.releases = _folders(offers)
+                    else:
+                        yield from _checked(caller.name, offers)
 
     def _claims(self, base: type[ConfigT]) -> dict[str, list[tuple[Plugin, type[ConfigT]]]]:
         claims: dict[str, list[tuple[Plugin, type[ConfigT]]]] = {}
@@ -167,6 +180,15 @@ def _checked(hook: str, offers: object) -> Iterator[type[ComponentConfig]]:
             raise PlatformError(f"{hook} must return {base.__name__} classes, not {config!r}.")
         config.fixed_kind()
         yield config
+
+
+def _folders(offers: object) -> list[Path]:
+    folders = []
+    for folder in offers if isinstance(offers, Iterable) else [offers]:
+        if not isinstance(folder, Path) or not folder.is_dir():
+            raise PlatformError(f"{RELEASES_HOOK} must return folders of release files, not {folder!r}.")
+        folders.append(folder)
+    return folders
 
 
 def _check_version(plugin: Plugin) -> None:

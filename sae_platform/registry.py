@@ -7,23 +7,35 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sae_platform.errors import PlatformError, nearest
+from sae_platform.parsed import ParsedFiles
 from sae_platform.releases import Release, ReleasedSAE, read_release
+
+if TYPE_CHECKING:
+    from sae_platform.plugins import PluginHost
 
 VARIABLE = "SAE_PLATFORM_REGISTRY"
 
 
 def folders(overlays: Sequence[str | Path] = ()) -> list[Path]:
     """Where release files are looked for: folders given here, those of $SAE_PLATFORM_REGISTRY, the user's, our own."""
-    import platformdirs
-
     given = [Path(folder) for folder in (*overlays, *filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)))]
     for folder in given:
         if not folder.is_dir():
             raise PlatformError(f"The registry folder {folder} does not exist.")
-    users = Path(platformdirs.user_config_dir("sae-platform")) / "registry"
-    return [*given, users, packaged()]
+    return [*given, of_user(), *(each for each in sorted(pulled().glob("[!.]*")) if each.is_dir()), packaged()]
+
+
+def of_user() -> Path:
+    """The folder of the user's own release files."""
+    return _configuration() / "registry"
+
+
+def pulled() -> Path:
+    """The folder that holds a folder of release files for each place that they were pulled from."""
+    return _configuration() / "pulled"
 
 
 def packaged() -> Path:
@@ -32,25 +44,46 @@ def packaged() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "registry"
 
 
+def offered() -> list[Path]:
+    """The folders of release files that plugins offer. This loads the plugins, where any are not our own."""
+    from importlib.metadata import entry_points
+
+    from sae_platform.hookspecs import DISTRIBUTION, GROUP
+
+    if all(point.dist and point.dist.name == DISTRIBUTION for point in entry_points(group=GROUP)):
+        return []
+    return [folder for plugin in _plugins().plugins for folder in plugin.releases]
+
+
 def release_names(overlays: Sequence[str | Path] = ()) -> list[str]:
     """The names of all releases, sorted."""
-    return sorted({file.stem for folder in folders(overlays) for file in folder.glob("*.toml")})
+    everywhere = [*folders(overlays), *offered()]
+    return sorted({file.stem for folder in everywhere for file in folder.glob("*.toml")})
 
 
-def find_release(name: str, overlays: Sequence[str | Path] = ()) -> Release:
-    """A release by its name. PlatformError naming the nearest when there is none, and both files when there are two."""
-    places = folders(overlays) if _plain(name) else []
-    files = [file for folder in places if (file := folder / f"{name}.toml").is_file()]
-    if len({file.resolve() for file in files}) > 1:
-        raise PlatformError(
-            f"The release {name!r} is described twice, in {files[0]} and in {files[1]}. Rename or remove one of them."
-        )
+def release_files(name: str, overlays: Sequence[str | Path] = (), everywhere: bool = False) -> list[Path]:
+    """The files that describe a release. Plugins are asked where no folder has one, or to look `everywhere`."""
+    if not is_name(name):
+        return []
+    found = [file for folder in folders(overlays) if (file := folder / f"{name}.toml").is_file()]
+    if everywhere or not found:
+        found += [file for folder in offered() if (file := folder / f"{name}.toml").is_file()]
+    return list({file.resolve(): file for file in found}.values())
+
+
+def find_release(name: str, overlays: Sequence[str | Path] = (), everywhere: bool = False) -> Release:
+    """A release by its name. PlatformError naming the nearest when there is none, and both files when there are two.
+
+    One that a folder has is found without loading plugins, unless `everywhere` asks them for another of its name.
+    """
+    files = release_files(name, overlays, everywhere)
     if files:
-        return read_release(files[0])
-    raise PlatformError(
+        return read_release(_only(name, files))
+    unknown = (
         f"No release is called {name!r}.{nearest(name, release_names(overlays))} "
         "`sae-platform registry list` lists all, `sae-platform registry search WORDS` searches them."
     )
+    raise PlatformError("\n".join([unknown, *_plugins().silent()]))
 
 
 def lookup(release: str, sae_id: str, overlays: Sequence[str | Path] = ()) -> ReleasedSAE:
@@ -66,8 +99,15 @@ def lookup(release: str, sae_id: str, overlays: Sequence[str | Path] = ()) -> Re
 
 
 def every_release(overlays: Sequence[str | Path] = ()) -> Iterator[Release]:
-    """All releases, by name."""
-    return (find_release(name, overlays) for name in release_names(overlays))
+    """All releases, by name. PlatformError naming both files where there are two of one name."""
+    files: dict[str, dict[Path, Path]] = {}
+    for folder in [*folders(overlays), *offered()]:
+        for file in folder.glob("*.toml"):
+            files.setdefault(file.stem, {})[file.resolve()] = file
+    parsed = ParsedFiles()
+    for name in sorted(files):
+        yield parsed.release(_only(name, list(files[name].values())))
+    parsed.save()
 
 
 def search(
@@ -125,6 +165,11 @@ def width_label(width: int) -> str:
     return f"{width // 1000}k" if width >= 1000 else str(width)
 
 
+def is_name(name: str) -> bool:
+    """Whether it can be the name of a release: of a file, and nothing else."""
+    return re.fullmatch(r"[\w.+-]+", name) is not None and not name.startswith(".")
+
+
 def _names(sae: ReleasedSAE) -> str:
     width = "" if sae.width is None else width_label(sae.width)
     return f"{sae.release} {sae.sae_id} {sae.model} {sae.repo_id} {sae.site} {width} {sae.neuronpedia_id or ''}".lower()
@@ -135,6 +180,21 @@ def _without_layer(text: str) -> tuple[str, int | None]:
     return (text[: match.start()] + text[match.end() :], int(match[1])) if match else (text, None)
 
 
-def _plain(name: str) -> bool:
-    """Whether it can be the name of a file and nothing else."""
-    return re.fullmatch(r"[\w.+-]+", name) is not None and not name.startswith(".")
+def _only(name: str, files: Sequence[Path]) -> Path:
+    if len(files) > 1:
+        raise PlatformError(
+            f"The release {name!r} is described twice, in {files[0]} and in {files[1]}. Rename or remove one of them."
+        )
+    return files[0]
+
+
+def _configuration() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("sae-platform"))
+
+
+def _plugins() -> PluginHost:
+    from sae_platform.plugins import installed_plugins  # costs as much as reading a hundred releases
+
+    return installed_plugins()

@@ -65,11 +65,17 @@ class Release:
     license: str | None = None
     links: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)  # what the files themselves lack or say wrongly
+    sha256: Mapping[str, str] = field(default_factory=dict)  # of files, by their paths in the repository
     saes: Mapping[str, ReleasedSAE] = field(default_factory=dict)  # by id, in the order of the file
 
 
 def read_release(file: Path) -> Release:
     """Read and check a release file. PlatformError lists everything that is wrong with it, by line."""
+    return release_of(file, sound_content(file))
+
+
+def sound_content(file: Path) -> dict[str, Any]:
+    """What a release file says. PlatformError lists everything that is wrong with it, by line."""
     try:
         text = file.read_text(encoding="utf-8")
         content = tomllib.loads(text)
@@ -81,48 +87,70 @@ def read_release(file: Path) -> Release:
     problems = list(_problems(content))
     if problems:
         raise PlatformError("\n".join(f"{file}:{places.line(row, key)}: {what}" for row, key, what in problems))
-    rows = content.pop("saes")
-    release = Release(file.stem, file, **content)
+    return content
+
+
+def release_of(file: Path, content: Mapping[str, Any]) -> Release:
+    """The release that a file with this content describes. PlatformError where two SAEs have one id."""
+    release = Release(file.stem, file, **{key: value for key, value in content.items() if key != "saes"})
     saes: dict[str, ReleasedSAE] = {}
-    for number, row in enumerate(rows):
+    for number, row in enumerate(content["saes"]):
         for sae in _expanded(release, row):
             if sae.sae_id in saes:
-                raise PlatformError(f"{file}:{places.line(number, 'id')}: the id {sae.sae_id!r} appears twice.")
+                line = _Places(file.read_text(encoding="utf-8")).line(number, "id")
+                raise PlatformError(f"{file}:{line}: the id {sae.sae_id!r} appears twice.")
             saes[sae.sae_id] = sae
     return replace(release, saes=saes)
 
 
+def local_folder(repo_id: str) -> Path | None:
+    """The folder of this machine that a repo_id names, as `local:/home/me/saes`; None for a repository on the hub."""
+    return Path(repo_id.removeprefix(LOCAL)) if repo_id.startswith(LOCAL) else None
+
+
+def leaves_repository(path: str) -> bool:
+    """Whether a path is not one inside a repository."""
+    return not path or path.startswith("/") or "\\" in path or ".." in path.split("/")
+
+
 def written(content: Mapping[str, Any]) -> str:
     """The text of a release file with this content."""
-    plain = {key: value for key, value in content.items() if key not in ("links", "config", "saes")}
+    plain = {key: value for key, value in content.items() if key not in (*TABLES, "saes")}
     blocks = [_lines(plain)]
-    blocks += [f"[{table}]\n{_lines(content[table])}" for table in ("links", "config") if content.get(table)]
+    blocks += [f"[{table}]\n{_lines(content[table])}" for table in TABLES if content.get(table)]
     blocks += [f"[[saes]]\n{_lines(row)}" for row in content["saes"]]
     return "\n".join(blocks)
 
 
 def _lines(table: Mapping[str, Any]) -> str:
-    return "".join(f"{key} = {_literal(value)}\n" for key, value in table.items())
+    return "".join(f"{_key(key)} = {_literal(value)}\n" for key, value in table.items())
 
 
 def _literal(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{key} = {_literal(each)}' for key, each in value.items())} }}"
+        return f"{{ {', '.join(f'{_key(key)} = {_literal(each)}' for key, each in value.items())} }}"
     if isinstance(value, (list, tuple)):
         line = ", ".join(map(_literal, value))
         return f"[{line}]" if len(line) <= LINE else "[\n" + textwrap.indent(textwrap.fill(line, LINE), "  ") + ",\n]"
-    return json.dumps(value)  # strings, numbers and booleans are the same in both
+    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are the same in both
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name, ensure_ascii=False)
 
 
 LINE = 110
+TABLES = ("links", "config", "sha256")
 REVISION = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
+LOCAL = "local:"
 STRINGS = ("id", "path", "neuronpedia_id", "site")
 NUMBERS = {"layer": (int,), "width": (int,), "l0": (int, float), "variance_explained": (int, float),
            "norm_scaling_factor": (int, float)}  # fmt: skip
 ROW_KEYS = (*STRINGS, *NUMBERS, "vars")
 RELEASE_KEYS = {"model": str, "repo_id": str, "format": str, "revision": str, "license": str, "links": dict,
-                "config": dict, "saes": list}  # fmt: skip
+                "config": dict, "sha256": dict, "saes": list}  # fmt: skip
 TEMPLATES = ("id", "path", "neuronpedia_id")
 
 Problem = tuple[int | None, str | None, str]  # row, key, what is wrong
@@ -138,17 +166,26 @@ def _problems(content: Mapping[str, Any]) -> Iterator[Problem]:
     for key in ("model", "repo_id", "saes"):
         if key not in content:
             yield None, None, f"{key} is missing."
-    repo, revision = content.get("repo_id"), content.get("revision")
-    if isinstance(repo, str) and not REPO.fullmatch(repo):
-        yield None, "repo_id", f"repo_id is {repo!r}, but must be user/repository."
-    if isinstance(revision, str) and not REVISION.fullmatch(revision):
-        yield None, "revision", f"revision is {revision!r}, but must be a commit of 40 hexadecimal digits."
+    yield from _problems_of_files(content)
     rows = content.get("saes")
-    if not isinstance(rows, list):
-        return
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows if isinstance(rows, list) else ()):
         for problem in _row_problems(row):
             yield number, *problem
+
+
+def _problems_of_files(content: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with where the files are and what is in them."""
+    repo, revision, digests = (content.get(key) for key in ("repo_id", "revision", "sha256"))
+    folder = local_folder(repo) if isinstance(repo, str) else None
+    if isinstance(repo, str) and not (folder.is_absolute() if folder else REPO.fullmatch(repo)):
+        yield None, "repo_id", f"repo_id is {repo!r}, but must be user/repository, or {LOCAL} and an absolute folder."
+    if isinstance(revision, str) and not REVISION.fullmatch(revision):
+        yield None, "revision", f"revision is {revision!r}, but must be a commit of 40 hexadecimal digits."
+    for path, digest in digests.items() if isinstance(digests, dict) else ():
+        if leaves_repository(path):
+            yield None, path, f"sha256 names {path!r}, which leaves the repository."
+        elif not isinstance(digest, str) or not SHA256.fullmatch(digest):
+            yield None, path, f"sha256 of {path} is {digest!r}, but must be 64 hexadecimal digits."
 
 
 def _row_problems(row: Any) -> Iterator[tuple[str | None, str]]:
@@ -187,7 +224,7 @@ def _value_problems(key: str, value: Any) -> Iterator[tuple[str, str]]:
             yield key, f"{key} holds {each!r}, which is not text."
         elif key == "site" and each not in SITES:
             yield key, f"site holds {each!r}.{nearest(each, SITES)} Sites: {choices(SITES)}."
-        elif key in ("id", "path") and (each.startswith("/") or "\\" in each or ".." in each.split("/")):
+        elif key in ("id", "path") and leaves_repository(each):
             yield key, f"{key} holds {each!r}, which leaves the repository."
         elif key == "neuronpedia_id" and each.count("/") != 1:
             yield key, f"neuronpedia_id holds {each!r}, which is not model/source."
@@ -233,8 +270,8 @@ class _Places:
         if row is not None and row >= len(self.rows):  # written in another way
             row, key = None, "saes"
         begins = [0, *self.rows, len(self.lines)]
-        place = 0 if row is None else row + 1
-        for number in range(begins[place], begins[place + 1]):
+        first, last = (0, len(self.lines)) if row is None else (begins[row + 1], begins[row + 2])
+        for number in range(first, last):
             if key is not None and re.match(rf"\s*(\[\s*)?\"?{re.escape(key)}\b", self.lines[number]):
                 return number + 1
-        return begins[place] + 1
+        return first + 1

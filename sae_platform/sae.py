@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -70,6 +71,11 @@ class SAE(nn.Module, ABC):
         dtype = str(weight.dtype).removeprefix("torch.")
         return self._cfg.model_copy(update={"device": str(weight.device), "dtype": dtype})
 
+    def describe(self, **known: Any) -> None:
+        """Add to or correct its metadata, in place."""
+        metadata = self._cfg.metadata.model_copy(update=known)
+        self._cfg = self._cfg.model_copy(update={"metadata": metadata})
+
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """Activations [..., d_in] to features [..., d_sae], zero where inactive."""
@@ -90,9 +96,11 @@ class SAE(nn.Module, ABC):
         """Reconstruct activations [..., d_in]."""
         return self.decode(self.encode(x), x)
 
-    @abstractmethod
     def step(self, batch: Batch, state: StepState) -> StepOutput:
-        """One forward pass in training, with its loss terms."""
+        """One forward pass in training, with its loss terms. PlatformError where the architecture has no training."""
+        raise PlatformError(
+            f"SAEs of the architecture {self._cfg.architecture!r} are loaded and used here, not trained."
+        )
 
     def coefficients(self) -> dict[str, Coefficient]:
         """The coefficients whose warm-ups the training loop applies."""
@@ -106,7 +114,7 @@ class SAE(nn.Module, ABC):
 
     def inference_form(self) -> SAE:
         """A copy in the form people use: scales of training folded into the weights."""
-        raise NotImplementedError
+        return copy.deepcopy(self)
 
     def save_model(self, path: str | Path, sparsity: Tensor | None = None) -> tuple[Path, ...]:
         """Write cfg.json, sae_weights.safetensors and, given log10 frequencies [d_sae], sparsity.safetensors."""
@@ -143,8 +151,11 @@ class SAE(nn.Module, ABC):
 
     @classmethod
     def load_from_disk(cls, path: str | Path, device: str = "cpu", dtype: str | None = None) -> SAE:
-        """Read an SAE folder. PlatformError names the file and what is wrong with it."""
-        return cls._of_this_class(weights.load(Path(path), device, dtype), path)
+        """Read an SAE folder, ours or SAELens', or weights in the format of any installed plugin: the files say which.
+
+        PlatformError names the file and what is wrong with it.
+        """
+        return cls._of_this_class(pretrained.load_local(Path(path), device, dtype), path)
 
     @classmethod
     def _of_this_class(cls, sae: SAE, place: object) -> SAE:

@@ -20,8 +20,8 @@ from sae_platform.sae import SAE, StepOutput, StepState
 D_IN, ROWS = 8, 32
 
 
-class ArchitectureContract:
-    """Everything that training, evaluation and people assume of an SAE. `config` has small sizes and d_in = 8."""
+class UseContract:
+    """Everything that people and evaluation assume of an SAE. `config` has small sizes, d_in = 8 and no other d_out."""
 
     config: ClassVar[SAEConfig]
 
@@ -34,6 +34,10 @@ class ArchitectureContract:
     @pytest.fixture
     def x(self) -> Tensor:
         return torch.randn(ROWS, D_IN, generator=torch.Generator().manual_seed(1))
+
+    def finished(self, sae: SAE, x: Tensor) -> SAE:
+        """The SAE as people use it."""
+        return sae.eval()
 
     def test_any_leading_shape_is_encoded_and_decoded(self, sae: SAE, x: Tensor) -> None:
         sae.eval()
@@ -48,6 +52,36 @@ class ArchitectureContract:
         features = sae.encode_sparse(x)
         torch.testing.assert_close(features.dense(), sae.encode(x))
         torch.testing.assert_close(sae.decode(features, x), sae.decode(sae.encode(x), x))
+
+    def test_weights_survive_the_disk(self, sae: SAE, x: Tensor, tmp_path: Path) -> None:
+        saved = self.finished(sae, x)
+        saved.save_model(tmp_path)
+        loaded = SAE.load_from_disk(tmp_path)
+        assert type(loaded.cfg) is type(saved.cfg)
+        assert torch.equal(loaded(x), saved(x))
+
+    def test_it_can_be_copied_and_pickled(self, sae: SAE, x: Tensor) -> None:
+        sae.eval()
+        for twin in (copy.deepcopy(sae), pickle.loads(pickle.dumps(sae))):  # noqa: S301 (our own bytes)
+            assert torch.equal(twin(x), sae(x))
+
+    def test_another_width_is_refused(self, sae: SAE) -> None:
+        with pytest.raises(PlatformError, match=f"{D_IN}.*{D_IN + 1}"):
+            sae.encode(torch.zeros(2, D_IN + 1))
+
+    def test_the_config_survives_json(self) -> None:
+        cfg = self.config.model_copy(update={"metadata": SAEMetadata(hook_name="blocks.0.hook_resid_post")})
+        again = SAEConfig.model_validate_json(cfg.model_dump_json())
+        assert again == cfg
+        assert again.metadata.hook_name == "blocks.0.hook_resid_post"
+
+
+class ArchitectureContract(UseContract):
+    """Everything that training, evaluation and people assume of an SAE. `config` is as for `UseContract`."""
+
+    def finished(self, sae: SAE, x: Tensor) -> SAE:
+        train_steps(sae, x, 5)
+        return sae.inference_form().eval()
 
     def test_every_loss_term_is_a_finite_scalar(self, sae: SAE, x: Tensor) -> None:
         losses = one_step(sae, x).losses
@@ -86,19 +120,6 @@ class ArchitectureContract:
         sae.eval()
         torch.testing.assert_close(sae.inference_form().eval()(5 * x), sae(5 * x), rtol=1e-4, atol=1e-4)
 
-    def test_weights_survive_the_disk(self, sae: SAE, x: Tensor, tmp_path: Path) -> None:
-        train_steps(sae, x, 5)
-        saved = sae.inference_form().eval()
-        saved.save_model(tmp_path)
-        loaded = SAE.load_from_disk(tmp_path)
-        assert type(loaded.cfg) is type(saved.cfg)
-        assert torch.equal(loaded(x), saved(x))
-
-    def test_it_can_be_copied_and_pickled(self, sae: SAE, x: Tensor) -> None:
-        sae.eval()
-        for twin in (copy.deepcopy(sae), pickle.loads(pickle.dumps(sae))):  # noqa: S301 (our own bytes)
-            assert torch.equal(twin(x), sae(x))
-
     def test_the_same_seed_gives_the_same_steps(self, x: Tensor) -> None:
         runs = []
         for _ in range(2):
@@ -106,16 +127,6 @@ class ArchitectureContract:
                 torch.manual_seed(3)
                 runs.append(train_steps(self.config.build(), x, 5))
         assert runs[0] == runs[1]
-
-    def test_another_width_is_refused(self, sae: SAE) -> None:
-        with pytest.raises(PlatformError, match=f"{D_IN}.*{D_IN + 1}"):
-            sae.encode(torch.zeros(2, D_IN + 1))
-
-    def test_the_config_survives_json(self) -> None:
-        cfg = self.config.model_copy(update={"metadata": SAEMetadata(hook_name="blocks.0.hook_resid_post")})
-        again = SAEConfig.model_validate_json(cfg.model_dump_json())
-        assert again == cfg
-        assert again.metadata.hook_name == "blocks.0.hook_resid_post"
 
 
 class SourceContract:

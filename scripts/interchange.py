@@ -2,8 +2,8 @@
 
     make compare
 
-runs this twice, in our environment and in one that has the other libraries. It ends with an error where outputs differ
-by more than 1e-6 of their largest.
+runs this in our environment, in one that has the other libraries and in one that has the last SAELens before 6. It ends
+with an error where outputs differ by more than 1e-6 of their largest.
 """
 
 from __future__ import annotations
@@ -21,86 +21,122 @@ from torch import Tensor
 
 ROOT = Path(__file__).parent.parent
 D_IN, D_SAE, K = 16, 48, 4
-ARCHITECTURES = ("standard", "gated", "topk", "jumprelu")
-X = torch.randn(64, D_IN, generator=torch.Generator().manual_seed(0))
+X = torch.randn(4, 16, D_IN, generator=torch.Generator().manual_seed(0))
+BEFORE_6: dict[str, dict[str, Any]] = {"standard": {}, "gated": {}, "topk": {"k": K}, "jumprelu": {}}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    **BEFORE_6, "abstopk": {"k": K}, "matching_pursuit": {},
+    "temporal": {"n_heads": 2, "bottleneck_factor": 4, "kval_topk": K},
+    **{name: {"d_out": D_IN // 2} for name in ("transcoder", "skip_transcoder", "jumprelu_transcoder",
+                                              "jumprelu_skip_transcoder")},
+}  # fmt: skip
+CONVERTED = {"dictionary_learning": ("standard", "gated", "topk", "jumprelu"),
+             "sparsify": ("topk", "topk_transcoder", "topk_skip_transcoder")}  # fmt: skip
 
 
 def main() -> None:
     if len(sys.argv) > 1:
-        saelens(Path(sys.argv[1]))
-        dictionary_learning(Path(sys.argv[1]) / "dictionaries")
+        folder, library = Path(sys.argv[1]), sys.argv[2]
+        {"peers": peers, "saelens_5": saelens_5}[library](folder)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for architecture in ARCHITECTURES:
-            write_ours(folder / "ours" / architecture, architecture)
-        subprocess.run([ROOT / ".peers/bin/python", "-m", "scripts.interchange", folder], cwd=ROOT, check=True)
+        for architecture, settings in ARCHITECTURES.items():
+            write_ours(folder / "ours" / architecture, architecture, settings)
+        for form, architectures in CONVERTED.items():
+            for architecture in architectures:
+                settings = {"k": K} if "topk" in architecture else {}
+                settings |= {"d_out": D_IN} if "transcoder" in architecture else {}
+                write_ours(folder / form / architecture, architecture, settings, form)
+        for environment, library in ((".peers", "peers"), (".peers-5", "saelens_5")):
+            python = ROOT / environment / "bin/python"
+            subprocess.run([python, "-m", "scripts.interchange", folder, library], cwd=ROOT, check=True)
         from sae_platform import SAE
 
         for place in sorted((folder / "theirs").iterdir()):
-            agree(f"{place.name}, saved by SAELens and loaded here", outputs(SAE.load_from_disk(place)), place)
-        for place in sorted((folder / "dictionaries").iterdir()):
-            what = f"{place.name}, saved by dictionary_learning and loaded here"
-            agree(what, outputs(loaded(place, "dictionary_learning")), place)
+            agree(f"{place.name}, saved elsewhere and loaded here", outputs(SAE.load_from_disk(place)), place)
 
 
-def loaded(folder: Path, form: str) -> Any:
-    """An SAE in another project's format."""
-    from sae_platform.components import WeightFormat
-    from sae_platform.releases import ReleasedSAE
-    from sae_platform.weights import assembled
-
-    sae = ReleasedSAE("release", "id", "model", "user/repo", folder.name, form, layer=0, site="resid_post")
-    return assembled(*WeightFormat(kind=form).read(folder.parent, sae), "cpu", folder)
-
-
-def write_ours(folder: Path, architecture: str) -> None:
+def write_ours(folder: Path, architecture: str, settings: dict[str, Any], form: str | None = None) -> None:
     """An SAE of ours with random weights, and what it computes."""
     from sae_platform import SAEConfig
+    from sae_platform.components import WeightFormat
 
-    settings: dict[str, Any] = {"k": K} if architecture == "topk" else {}
-    sae = randomised(SAEConfig(architecture=architecture, d_in=D_IN, d_sae=D_SAE, **settings).build()).inference_form()
-    sae.save_model(folder)
+    built = SAEConfig(architecture=architecture, d_in=D_IN, d_sae=D_SAE, **settings).build()
+    sae = randomised(built).inference_form()
+    if form is None:
+        sae.save_model(folder)
+    else:
+        WeightFormat(kind=form).write(sae, folder)
     save_file(outputs(sae), folder / "outputs.safetensors")
 
 
+def peers(folder: Path) -> None:
+    """In sae-lens 6, dictionary_learning and sparsify: load ours, and save what they have."""
+    saelens(folder)
+    saelens_in_training(folder / "theirs")
+    dictionary_learning(folder)
+    sparsify(folder)
+
+
 def saelens(folder: Path) -> None:
-    """In sae-lens: load ours, and save SAEs of its own."""
+    """Load ours, and save an SAE of every architecture."""
     from sae_lens import SAE
-    from sae_lens.saes.gated_sae import GatedSAE, GatedSAEConfig
-    from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
-    from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
-    from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+    from sae_lens.registry import get_sae_class
 
     for place in sorted((folder / "ours").iterdir()):
         agree(f"{place.name}, saved here and loaded by SAELens", outputs(SAE.load_from_disk(str(place))), place)
-    shared: dict[str, Any] = {"d_in": D_IN, "d_sae": D_SAE}
-    for name, made in {
-        "standard": StandardSAE(StandardSAEConfig(**shared)),
-        "standard layer_norm": StandardSAE(StandardSAEConfig(**shared, normalize_activations="layer_norm")),
-        "gated": GatedSAE(GatedSAEConfig(**shared)),
-        "topk": TopKSAE(TopKSAEConfig(**shared, k=K)),
-        "topk rescaled": TopKSAE(TopKSAEConfig(**shared, k=K, rescale_acts_by_decoder_norm=True)),
-        "jumprelu": JumpReLUSAE(JumpReLUSAEConfig(**shared, apply_b_dec_to_input=False)),
-    }.items():
-        sae, place = randomised(made), folder / "theirs" / name
+    made = {name: (name, settings) for name, settings in ARCHITECTURES.items()}
+    made["standard layer_norm"] = ("standard", {"normalize_activations": "layer_norm"})
+    made["topk rescaled"] = ("topk", {"k": K, "rescale_acts_by_decoder_norm": True})
+    made["temporal untied"] = ("temporal", {**ARCHITECTURES["temporal"], "tied_weights": False})
+    for name, (architecture, settings) in made.items():
+        module, config = get_sae_class(architecture)
+        settings = {"apply_b_dec_to_input": "transcoder" not in architecture, **settings}
+        sae, place = randomised(module(config(d_in=D_IN, d_sae=D_SAE, **settings))), folder / "theirs" / name
         sae.save_model(str(place))
         save_file(outputs(sae), place / "outputs.safetensors")
 
 
+def saelens_in_training(folder: Path) -> None:
+    """Save SAEs as they are in training, and what those compute that people use afterwards."""
+    from sae_lens import SAE
+    from sae_lens.registry import get_sae_training_class
+
+    for architecture, settings in {
+        "standard": {}, "gated": {}, "topk": {"k": K}, "jumprelu": {}, "abstopk": {"k": K}, "batchtopk": {"k": K},
+        "matryoshka_batchtopk": {"k": K, "matryoshka_widths": [D_SAE // 2, D_SAE]}, "matching_pursuit": {},
+    }.items():  # fmt: skip
+        module, config = get_sae_training_class(architecture)
+        if architecture == "matching_pursuit":
+            settings = {"decoder_init_norm": 1.0}
+        sae, place = randomised(module(config(d_in=D_IN, d_sae=D_SAE, **settings))), folder / f"{architecture} training"
+        if hasattr(sae, "topk_threshold"):
+            sae.topk_threshold.fill_(0.7)
+        sae.save_model(str(place))
+        sae.save_inference_model(str(place / "inference"))
+        save_file(outputs(SAE.load_from_disk(str(place / "inference"))), place / "outputs.safetensors")
+
+
 def dictionary_learning(folder: Path) -> None:
-    """In dictionary_learning: save one of every dictionary."""
+    """Load what was converted here, and save one of every dictionary."""
     from dictionary_learning.dictionary import AutoEncoder, AutoEncoderNew, GatedAutoEncoder, JumpReluAutoEncoder
     from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
     from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
     from dictionary_learning.trainers.top_k import AutoEncoderTopK
+    from dictionary_learning.utils import load_dictionary
 
+    for place in sorted((folder / "dictionary_learning").iterdir()):
+        if place.name == "standard":  # whose decoder rows `load_dictionary` makes norm 1
+            dictionary = AutoEncoder.from_pretrained(place / "ae.pt", normalize_decoder=False)
+        else:
+            dictionary = load_dictionary(str(place), "cpu")[0]
+        agree(f"{place.name}, converted here and loaded by dictionary_learning", outputs(dictionary), place)
     for made in (
         AutoEncoder(D_IN, D_SAE), AutoEncoderNew(D_IN, D_SAE), GatedAutoEncoder(D_IN, D_SAE),
         JumpReluAutoEncoder(D_IN, D_SAE), AutoEncoderTopK(D_IN, D_SAE, K), BatchTopKSAE(D_IN, D_SAE, K),
         MatryoshkaBatchTopKSAE(D_IN, D_SAE, K, [D_SAE // 2, D_SAE // 2]),
     ):  # fmt: skip
-        sae, place = randomised(made), folder / type(made).__name__
+        sae, place = randomised(made), folder / "theirs" / f"dictionary_learning {type(made).__name__}"
         place.mkdir(parents=True)
         if getattr(sae, "threshold", None) is not None and sae.threshold.ndim == 0:
             sae.threshold.fill_(0.3)
@@ -108,6 +144,41 @@ def dictionary_learning(folder: Path) -> None:
         trainer = {"dict_class": type(made).__name__, "k": K, "layer": 0}
         (place / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {"ctx_len": 128}}))
         save_file(outputs(sae), place / "outputs.safetensors")
+
+
+def sparsify(folder: Path) -> None:
+    """Load what was converted here, and save an SAE and transcoders."""
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    for place in sorted((folder / "sparsify").iterdir()):
+        sae = SparseCoder.load_from_disk(place)
+        agree(f"{place.name}, converted here and loaded by sparsify", sparse_coder_outputs(sae), place)
+    for name, settings in {
+        "sae": {}, "transcoder": {"transcode": True}, "skip transcoder": {"transcode": True, "skip_connection": True},
+    }.items():  # fmt: skip
+        made = SparseCoder(D_IN, SparseCoderConfig(num_latents=D_SAE, k=K, **settings))
+        sae, place = randomised(made), folder / "theirs" / f"sparsify {name}"
+        sae.save_to_disk(place)
+        save_file(sparse_coder_outputs(sae), place / "outputs.safetensors")
+
+
+@torch.no_grad()
+def sparse_coder_outputs(sae: Any) -> dict[str, Tensor]:
+    rows = X.flatten(0, 1)
+    top = sae.encode(rows)
+    features = torch.zeros(len(rows), D_SAE).scatter(-1, top.top_indices, top.top_acts)
+    return {"features": features.view(*X.shape[:-1], -1), "reconstruction": sae(rows).sae_out.view(*X.shape[:-1], -1)}
+
+
+def saelens_5(folder: Path) -> None:
+    """In sae-lens 5: load ours."""
+    from sae_lens import SAE
+
+    for architecture in BEFORE_6:
+        place = folder / "ours" / architecture
+        agree(
+            f"{architecture}, saved here and loaded by SAELens 5", outputs(SAE.load_from_pretrained(str(place))), place
+        )
 
 
 @torch.no_grad()

@@ -17,9 +17,12 @@ from typing import Protocol
 import pytest
 import torch
 
+from hub_server import Hub, serving
+from sae_platform import registry
 from sae_platform.activations import Batch
+from sae_platform.hookspecs import GROUP
 from sae_platform.linear import LinearSAE
-from sae_platform.plugins import GROUP, installed_plugins
+from sae_platform.plugins import installed_plugins
 from sae_platform.sae import StepOutput, StepState
 from saved import trained
 from tape import Step
@@ -85,6 +88,24 @@ def sae_folder(tmp_path: Path) -> Path:
     """A saved standard SAE."""
     trained().save_model(tmp_path / "an_sae")
     return tmp_path / "an_sae"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the user's configuration and caches, all empty."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "caches/hub"))
+    monkeypatch.delenv(registry.VARIABLE, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty hub."""
+    with serving(Hub()) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
 
 
 class Environment:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_platform import SAE, PlatformError
+from sae_platform import SAE, PlatformError, SAEConfig
 
 D_IN, D_SAE = 4, 6
 FLAT = {  # as 5.11 writes it
@@ -109,7 +109,7 @@ def test_a_threshold_of_a_checkpoint_is_taken_out_of_its_logarithm(tmp_path: Pat
         ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 2, "signed": True}}, "{'signed': True}"),
         ({"normalize_activations": True}, "scaled by a factor in training"),
         ({"normalize_activations": "expected_average_only_in"}, "scaled by a factor in training"),
-        ({"architecture": "batchtopk"}, "No architecture is called 'batchtopk'"),
+        ({"architecture": "crosscoder"}, "No architecture is called 'crosscoder'"),
         ({"dtype": "int4"}, "dtype 'int4' is not known"),
     ],
 )
@@ -124,3 +124,55 @@ def test_a_scaling_factor_that_scales_is_refused(tmp_path: Path) -> None:
     folder(tmp_path, {"scaling_factor": torch.full((D_SAE,), 2.0)})
     with pytest.raises(PlatformError, match="scaling_factor is not 1 everywhere"):
         SAE.load_from_disk(tmp_path)
+
+
+NESTED = {  # a folder that 6 writes in training
+    "d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True,
+    "normalize_activations": "none", "reshape_activations": "none", "decoder_init_norm": None,
+    "metadata": {"sae_lens_version": "6.54.12", "hook_name": "blocks.8.hook_resid_pre"},
+}  # fmt: skip
+
+
+def nested(path: Path, tensors: dict[str, Tensor], **settings: Any) -> None:
+    (path / "cfg.json").write_text(json.dumps({**NESTED, **settings}))
+    save_file(tensors, path / "sae_weights.safetensors")
+
+
+@pytest.mark.parametrize("rescaled", [True, False])
+@pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk"])
+def test_batch_topk_in_training_becomes_jumprelu(architecture: str, rescaled: bool, tmp_path: Path) -> None:
+    t = folder(tmp_path)
+    threshold = torch.tensor(0.4, dtype=torch.float64)
+    nested(
+        tmp_path, {**t, "topk_threshold": threshold}, architecture=architecture, k=2.5,
+        rescale_acts_by_decoder_norm=rescaled,
+    )  # fmt: skip
+    sae = SAE.load_from_disk(tmp_path)
+    norms = t["W_dec"].norm(dim=1) if rescaled else torch.ones(D_SAE)
+    features = preactivations(t) * norms
+    features = features * (features > 0.4)
+    assert sae.cfg.architecture == "jumprelu"
+    torch.testing.assert_close(sae.encode(X), features)
+    torch.testing.assert_close(sae(X), features / norms @ t["W_dec"] + t["b_dec"])
+
+
+def test_settings_of_training_that_are_null_are_no_obstacle(tmp_path: Path) -> None:
+    t = folder(tmp_path) | {"threshold": torch.full((D_SAE,), 0.2)}
+    nested(tmp_path, t, architecture="jumprelu", pre_act_loss_coefficient=None, target_l0=None)
+    pre = preactivations(t)
+    torch.testing.assert_close(SAE.load_from_disk(tmp_path).encode(X), pre * (pre > 0.2))
+
+
+def test_an_architecture_of_a_plugin_that_is_missing_names_the_plugin(tmp_path: Path) -> None:
+    SAEConfig(architecture="standard", d_in=D_IN, d_sae=D_SAE).build().save_model(tmp_path)
+    content = json.loads((tmp_path / "cfg.json").read_text())
+    content["sae_platform"]["architecture"], content["sae_platform_plugin"] = "folded", "sae-platform-folded"
+    (tmp_path / "cfg.json").write_text(json.dumps(content))
+    with pytest.raises(PlatformError, match="'folded' comes from the plugin sae-platform-folded.*pip install"):
+        SAE.load_from_disk(tmp_path)
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    sae = SAEConfig(architecture="topk", d_in=D_IN, d_sae=D_SAE, k=2).build()
+    saved = [{path.name: path.read_bytes() for path in sae.save_model(tmp_path / name)} for name in ("a", "b")]
+    assert saved[0] == saved[1]

@@ -139,7 +139,7 @@ def test_an_unknown_setting_is_answered_with_the_nearest_and_all_others(setting:
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("sae.architecture=topkk", "sae: No architecture is called 'topkk'. Did you mean 'topk'? Installed: gated, "),
+        ("sae.architecture=topkk", "sae: No architecture is called 'topkk'. Did you mean 'topk'? Installed: abstopk, "),
         ("source.kind=synthetics", "source: No activation source is called 'synthetics'. Did you mean 'synthetic'?"),
         ('loggers=[{kind="wandbb"}]', "loggers.0: No logger is called 'wandbb'."),
         ("loggers=[{}]", "loggers.0: kind is missing."),
@@ -322,7 +322,7 @@ def test_the_schema_knows_every_installed_kind(install) -> None:
         return {option["properties"][selector]["const"] for option in options}
 
     tables = schema["properties"]
-    assert kinds(tables["sae"], "architecture") == {"standard", "gated", "topk", "jumprelu"}
+    assert kinds(tables["sae"], "architecture") == {"standard", "gated", "topk", "abstopk", "jumprelu"}
     assert kinds(tables["source"], "kind") == {"transformers", "synthetic"}
     assert kinds(tables["loggers"]["items"], "kind") == {"diary"}
     assert all("description" in field for name, field in schema["$defs"]["TrainingConfig"]["properties"].items()

@@ -27,6 +27,15 @@ SOURCE = """
 """
 
 
+RELEASES = """
+    from pathlib import Path
+    from sae_platform import hookimpl
+    @hookimpl
+    def register_releases():
+        return {offers}
+"""
+
+
 def architecture(kind: str, hook: str = "register_architectures", offers: str = "[Config]", arguments: str = "") -> str:
     return ARCHITECTURE.format(kind=kind, hook=hook, offers=offers, arguments=arguments)
 
@@ -85,6 +94,9 @@ def test_one_plugin_may_offer_parts_for_several_roles(install):
         (architecture("broken", offers="[SAEConfig]"), "needs a field architecture"),
         (architecture("broken", hook="register_architecture"), "Did you mean 'register_architectures'"),
         (architecture("broken", arguments="host"), "host"),
+        (RELEASES.format(offers="[Path('/nowhere')]"), "return folders of release files, not PosixPath('/nowhere')"),
+        (RELEASES.format(offers="'/tmp'"), "must return folders of release files, not '/'"),
+        (RELEASES.format(offers="None"), "must return folders of release files, not None"),
     ],
     ids=[
         "missing module",
@@ -98,6 +110,9 @@ def test_one_plugin_may_offer_parts_for_several_roles(install):
         "no kind",
         "misspelt hook",
         "unknown argument",
+        "no such folder",
+        "a text",
+        "no folder",
     ],
 )
 def test_a_broken_plugin_hurts_only_itself_and_says_why(install, source, reason):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
@@ -14,6 +15,9 @@ from click.testing import CliRunner, Result
 from sae_platform import PlatformError, registry
 from sae_platform.cli import main
 from sae_platform.releases import SITES, read_release
+
+if TYPE_CHECKING:
+    from conftest import Install
 
 FILES = sorted(registry.packaged().glob("*.toml"))
 MINE = 'model = "gpt2"\nrepo_id = "user/repo"\n[[saes]]\nid = "a"\nl0 = 5\n'
@@ -184,8 +188,70 @@ def test_check_names_every_bad_file_and_counts_the_good(overlay: Path) -> None:
 def test_looking_up_imports_nothing_heavy() -> None:
     code = (
         "import sys; from click.testing import CliRunner; from sae_platform.cli import main\n"
-        "r = CliRunner().invoke(main, ['registry', 'search', 'gemma', 'layer', '3'])\n"
+        "r = CliRunner().invoke(main, ['registry', 'lookup', 'gpt2-small-res-jb', 'blocks.8.hook_resid_pre'])\n"
         "assert r.exit_code == 0, r.output\n"
         "print([m for m in ('torch', 'pydantic', 'transformers', 'huggingface_hub') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_search_imports_no_torch() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from sae_platform.cli import main\n"
+        "r = CliRunner().invoke(main, ['registry', 'search', 'gemma', 'layer', '3'])\n"
+        "assert r.exit_code == 0, r.output\n"
+        "print([m for m in ('torch', 'transformers', 'huggingface_hub') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+# releases of plugins
+
+OFFER = """
+    from pathlib import Path
+    from sae_platform import hookimpl
+    @hookimpl
+    def register_releases():
+        return [Path({folder!r})]
+"""
+
+
+@pytest.fixture
+def offered(install: Install, overlay: Path) -> Path:
+    """The folder of a plugin's releases."""
+    install("offering", OFFER.format(folder=str(overlay)))
+    return overlay
+
+
+def test_the_releases_of_a_plugin_are_found(offered: Path) -> None:
+    assert registry.lookup("mine", "a").repo_id == "user/repo"
+    assert "mine" in registry.release_names()
+    assert ids("mine user/repo") == [("mine", "a")]
+    assert len(json.loads(run("list", "--json").stdout)) == 171
+    assert len(run("dump").stdout.splitlines()) == 13_858
+    assert "171 releases" in run("check").stdout
+
+
+def test_a_release_that_a_folder_has_is_found_without_loading_plugins(offered: Path) -> None:
+    registry.lookup("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
+    assert "sae_platform_offering" not in sys.modules
+    registry.lookup("mine", "a")
+    assert "sae_platform_offering" in sys.modules
+
+
+def test_a_release_of_a_plugin_that_a_folder_has_too_is_refused_naming_both(offered: Path) -> None:
+    (offered / "gpt2-small-res-jb.toml").write_text(MINE)
+    result = run("check")
+    assert result.exit_code == 1
+    assert str(registry.packaged() / "gpt2-small-res-jb.toml") in result.stderr
+    assert str(offered / "gpt2-small-res-jb.toml") in result.stderr
+    assert run("check", "mine").exit_code == 0
+
+
+def test_a_release_that_a_broken_plugin_may_have_is_answered_with_why(install: Install, tmp_path: Path) -> None:
+    install("offering", OFFER.format(folder=str(tmp_path / "nowhere")))
+    with pytest.raises(PlatformError) as error:
+        registry.find_release("theirs")
+    assert "No release is called 'theirs'" in str(error.value)
+    assert "offering (sae-platform-offering 1.0) is installed but failed to load: " in str(error.value)
+    assert "register_releases must return folders of release files" in str(error.value)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from sae_platform import PlatformError
-from sae_platform.releases import Release, read_release, written
+from sae_platform.releases import Release, local_folder, read_release, written
 
 HEAD = 'model = "gpt2-small"\nrepo_id = "user/repo"\n'
 ONE = '[[saes]]\nid = "a"\n'
+DIGEST = "0" * 64
 
 
 def release(tmp_path: Path, text: str) -> Release:
@@ -45,6 +46,14 @@ def test_a_path_is_the_id_and_a_format_saelens_when_left_out(tmp_path: Path) -> 
     assert (sae.path, sae.format) == ("a", "saelens")
 
 
+def test_files_may_have_digests_and_lie_on_this_machine(tmp_path: Path) -> None:
+    text = f'model = "gpt2"\nrepo_id = "local:/saes"\n[sha256]\n"a/cfg.json" = "{DIGEST}"\n{ONE}'
+    found = release(tmp_path, text)
+    assert found.sha256 == {"a/cfg.json": DIGEST}
+    assert local_folder(found.repo_id) == Path("/saes")
+    assert local_folder("user/repo") is None
+
+
 def test_lists_are_read_side_by_side_and_stand_in_templates(tmp_path: Path) -> None:
     row = (
         '[[saes]]\nid = "layer_{layer}/l0_{l0}"\npath = "{a}/{layer}"\nwidth = 8\n'
@@ -61,6 +70,7 @@ def test_what_is_written_is_read_again() -> None:
     content = {
         "model": 'a "quoted" name', "repo_id": "user/repo", "links": {"model": "https://example.org"},
         "config": {"model_from_pretrained_kwargs": {"center_writing_weights": True}},
+        "sha256": {"layer 1/cfg.json": DIGEST, "naïve": DIGEST},
         "saes": [{"id": "a"}, {"id": "l{layer}", "layer": list(range(200)), "vars": {"b": [1, 2]}}],
     }  # fmt: skip
     text = written(content)
@@ -75,7 +85,8 @@ def test_what_is_written_is_read_again() -> None:
         ('repo_id = "user/repo"\n' + ONE, 1, "model is missing."),
         (HEAD + 'licence = "mit"\n' + ONE, 3, "'licence' is not a field of a release. Did you mean 'license'?"),
         (HEAD + 'format = ""\n' + ONE, 3, "format is '', but must be a str with something in it."),
-        ('model = "m"\nrepo_id = "repo"\n' + ONE, 2, "repo_id is 'repo', but must be user/repository."),
+        ('model = "m"\nrepo_id = "repo"\n' + ONE, 2, "repo_id is 'repo', but must be user/repository, or local: and"),
+        ('model = "m"\nrepo_id = "local:saes"\n' + ONE, 2, "repo_id is 'local:saes', but must be user/repository, or"),
         (HEAD + 'revision = "main"\n' + ONE, 3, "revision is 'main', but must be a commit of 40 hexadecimal digits."),
         (HEAD + ONE + '[[saes]]\npath = "b"\n', 5, "id is missing."),
         (HEAD + ONE + 'laye = 1\n', 5, "'laye' is not a field of an SAE. Did you mean 'layer'?"),
@@ -94,6 +105,11 @@ def test_what_is_written_is_read_again() -> None:
         (HEAD + ONE + ONE, 6, "the id 'a' appears twice."),
         (HEAD + '[[saes]]\nid = "a"\nl0 = [1, 2]\n', 4, "the id 'a' appears twice."),
         (HEAD + 'saes = [3]\n', 3, "saes holds 3, not a table."),
+        (HEAD + f'[sha256]\n"a/b" = "{DIGEST}"\n"a/c" = "0"\n' + ONE, 5, "sha256 of a/c is '0', but must be 64"),
+        (HEAD + ONE + f'[sha256]\n"../b" = "{DIGEST}"\n', 6, "sha256 names '../b', which leaves the repository."),
+        (HEAD + f'[sha256]\na.b = "{DIGEST}"\n' + ONE, 4, "sha256 of a is {'b': "),
+        (HEAD + f'sha256 = "{DIGEST}"\n' + ONE, 3, "sha256 is '0000"),
+        (HEAD + "[sha256]\n" + ONE, 3, "sha256 is {}, but must be a dict with something in it."),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: int, problem: str) -> None:

@@ -14,7 +14,7 @@ def test_an_outside_plugin_comes_through_the_same_door_as_the_built_in_ones(envi
     rows = [row.split(maxsplit=4) for row in environment.run("sae-platform", "plugins", "check").splitlines()]
     offers = {row[0]: row[-1] for row in rows}
     assert offers["hello"] == "activation source:npy, architecture:batchtopk, logger:csvlog"
-    assert offers["topk"] == "architecture:topk"
+    assert offers["topk"] == "architecture:topk, architecture:abstopk"
 
 
 def test_an_outside_plugin_passes_its_own_tests(environment, outside_plugin):

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sae_platform.components import Contents, SAEConfig
 from sae_platform.errors import PlatformError, choices
 from sae_platform.releases import ReleasedSAE
-from sae_platform_formats.files import metadata_of, taken, tensors_in
+from sae_platform.sae import SAE
+from sae_platform_formats.files import centred, layer_of, metadata_of, plain, settings_in, taken, tensors_in
 
 LINEAR = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
 ENCODER_BIAS = {**LINEAR, "b_enc": "encoder.bias"}
@@ -31,12 +33,19 @@ CLASSES: dict[str, tuple[str, dict[str, str]]] = {  # our architecture, and thei
         "jumprelu", {"W_enc": "W_enc", "W_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec", "threshold": "threshold"},
     ),
 }  # fmt: skip
+WRITTEN = {
+    "standard": "AutoEncoder",
+    "gated": "GatedAutoEncoder",
+    "topk": "AutoEncoderTopK",
+    "jumprelu": "JumpReluAutoEncoder",
+}
 ENCODE_WITHOUT_B_DEC = ("AutoEncoderNew", "JumpReluAutoEncoder")
 
 
-def read(folder: Path, sae: ReleasedSAE) -> Contents:
-    trainer = _trainer(folder / "config.json")
-    name = trainer.get("dict_class")
+def read(root: Path, sae: ReleasedSAE) -> Contents:
+    folder = root / sae.path
+    trainer = settings_in(folder / "config.json", "trainer")["trainer"]
+    name = trainer.get("dict_class") if isinstance(trainer, dict) else None
     if name not in CLASSES:
         raise PlatformError(f"{folder} holds a {name!r}, which cannot be read here. Known: {choices(CLASSES)}.")
     architecture, names = CLASSES[name]
@@ -52,13 +61,30 @@ def read(folder: Path, sae: ReleasedSAE) -> Contents:
 def _config(architecture: str, name: str, trainer: dict[str, Any], t: dict[str, Tensor], sae: ReleasedSAE) -> SAEConfig:
     settings: dict[str, Any] = {"apply_b_dec_to_input": name not in ENCODE_WITHOUT_B_DEC}
     if architecture == "topk":
-        settings |= {"k": int(trainer["k"]), "rescale_acts_by_decoder_norm": False}
+        if not isinstance(trainer.get("k"), int):
+            raise PlatformError(f"{sae.path}/config.json does not say its k.")
+        settings |= {"k": trainer["k"], "rescale_acts_by_decoder_norm": False}
     d_in, d_sae = t["W_enc"].shape
     return SAEConfig(architecture=architecture, d_in=d_in, d_sae=d_sae, metadata=metadata_of(sae), **settings)
 
 
-def _trainer(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text())["trainer"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PlatformError(f"{path} is not a configuration of dictionary_learning: {error!r}.") from error
+def write(sae: SAE, folder: Path) -> None:
+    """ae.pt and config.json, as `load_dictionary` reads them."""
+    cfg, t = plain(sae, "dictionary_learning", WRITTEN)
+    name = WRITTEN[cfg.architecture]
+    if name == "AutoEncoder" and not cfg.apply_b_dec_to_input:
+        name = "AutoEncoderNew"
+    t = centred(t, cfg, subtracts=name not in ENCODE_WITHOUT_B_DEC)
+    names = CLASSES[name][1]
+    if names["W_enc"] == "encoder.weight":
+        t = {**t, "W_enc": t["W_enc"].T, "W_dec": t["W_dec"].T}
+    state = {theirs: t[ours].cpu().contiguous() for ours, theirs in names.items()}
+    trainer = {"dict_class": name, "activation_dim": cfg.d_in, "dict_size": cfg.d_sae, "layer": layer_of(cfg),
+               "lm_name": cfg.metadata.model_name, "submodule_name": cfg.metadata.hook_name}  # fmt: skip
+    if k := getattr(cfg, "k", None):
+        trainer["k"] = k
+        state |= {"k": torch.tensor(k), "threshold": torch.tensor(-1.0)}
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(state, folder / "ae.pt")
+    settings = {"trainer": trainer, "buffer": {"ctx_len": cfg.metadata.context_size}}
+    (folder / "config.json").write_text(json.dumps(settings, indent=1))

@@ -1,4 +1,5 @@
-"""TopK sparse autoencoder (Gao et al. 2024, arXiv 2406.04093): the k largest pre-activations of each input."""
+"""TopK sparse autoencoder (Gao et al. 2024, arXiv 2406.04093): the k largest pre-activations of each input; and AbsTopK
+(arXiv 2510.00404): the k of largest magnitude, with their signs."""
 
 from __future__ import annotations
 
@@ -34,6 +35,15 @@ class TopKConfig(SAEConfig):
         return TopKSAE
 
 
+class AbsTopKConfig(TopKConfig):
+    architecture: Literal["abstopk"] = "abstopk"  # type: ignore[assignment]
+
+    def module(self) -> type[TopKSAE]:
+        from sae_platform_topk.model import AbsTopKSAE
+
+        return AbsTopKSAE
+
+
 @hookimpl
 def register_architectures() -> list[type[SAEConfig]]:
-    return [TopKConfig]
+    return [TopKConfig, AbsTopKConfig]

@@ -29,10 +29,18 @@ class TopKSAE(LinearSAE):
             seen, scale = pre.values.detach(), self.selection_scale()
             chosen = self.select(seen if scale is None else seen * scale)
             pre = pre.replace(pre.values * chosen.replace(torch.ones_like(chosen.values)).dense())
-        return pre.replace(pre.values.relu())
+        return self.rectify(pre)
 
     def select(self, pre: Tensor) -> SparseFeatures:
-        return largest(pre, self._cfg.k)
+        return self.strongest(pre, self._cfg.k)
+
+    def strongest(self, pre: Tensor, k: int) -> SparseFeatures:
+        """The k entries of each row of [rows, d_sae] that fire."""
+        return largest(pre, k)
+
+    def rectify(self, pre: Features) -> Features:
+        """Pre-activations that were selected, as features."""
+        return pre.replace(pre.values.relu())
 
     def selection_scale(self) -> Tensor | None:
         return self._decoder_norms().detach() if self._cfg.rescale_acts_by_decoder_norm else None
@@ -70,10 +78,10 @@ class TopKSAE(LinearSAE):
         scale = decoder.detach().norm(dim=-1) if self._cfg.rescale_acts_by_decoder_norm else None
         k = min(max(1, self.d_in // 2), len(dead))
         pre = selected_preactivations(
-            forward.x, self.W_enc_rows[dead], self.b_enc[dead], self._subtracted, lambda pre: largest(pre, k),
+            forward.x, self.W_enc_rows[dead], self.b_enc[dead], self._subtracted, lambda pre: self.strongest(pre, k),
             scale=scale, workspace=state.workspace, precision=state.precision,
         )  # fmt: skip
-        error = (pre.replace(pre.values.relu()).decode(decoder) - residual).pow(2).sum(-1).mean()
+        error = (self.rectify(pre).decode(decoder) - residual).pow(2).sum(-1).mean()
         return error * (_variance(forward.target) / _variance(residual).clamp_min(1e-12))
 
     @torch.no_grad()
@@ -94,6 +102,17 @@ class TopKSAE(LinearSAE):
             return self.W_dec.new_ones(self.d_sae)
         norms: Tensor = self.W_dec.norm(dim=-1).clamp_min(1e-8)
         return norms if self.input_scale is None else norms / self.input_scale
+
+
+class AbsTopKSAE(TopKSAE):
+    """Features of both signs: the k pre-activations of largest magnitude, as they are."""
+
+    def strongest(self, pre: Tensor, k: int) -> SparseFeatures:
+        chosen = largest(pre.abs(), k)
+        return chosen.replace(pre.gather(-1, chosen.indices.view(len(pre), k)).flatten())
+
+    def rectify(self, pre: Features) -> Features:
+        return pre
 
 
 def _variance(x: Tensor) -> Tensor:

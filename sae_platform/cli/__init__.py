@@ -18,6 +18,7 @@ COMMANDS = {  # module under sae_platform.cli, whose `command` it is, and the li
     "runs": ("runs", "List runs and show what became of them."),
     "config": ("config", "Check a run file and show what it resolves to."),
     "registry": ("registry", "Find released SAEs."),
+    "convert": ("convert", "Write an SAE in the format of another project."),
     "bench": ("bench", "Measure how fast this machine is."),
     "plugins": ("plugins", "List installed plugins and check that they load."),
 }

@@ -62,4 +62,5 @@ def _described(plugin: Plugin) -> dict[str, Any]:
 
 
 def _offers(plugin: Plugin) -> list[str]:
-    return [f"{config.role}:{config.fixed_kind()}" for config in plugin.offers]
+    parts = [f"{config.role}:{config.fixed_kind()}" for config in plugin.offers]
+    return parts + [f"releases:{folder}" for folder in plugin.releases]

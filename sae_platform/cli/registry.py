@@ -11,19 +11,14 @@ from typing import Any
 import click
 
 from sae_platform import registry
+from sae_platform.cli import registry_upkeep
+from sae_platform.cli.options import overlays_option
 from sae_platform.cli.table import aligned
 from sae_platform.errors import PlatformError
-from sae_platform.releases import SITES, ReleasedSAE
+from sae_platform.releases import SITES, ReleasedSAE, local_folder
 
 DUMPED = ("release", "sae_id", "model", "repo_id", "path", "format", "neuronpedia_id", "l0")
 
-overlays_option = click.option(
-    "--registry",
-    "overlays",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A folder of release files to look in as well; may be repeated.",
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 limit_option = click.option(
     "--limit", default=50, show_default=True, type=click.IntRange(min=0), help="How many to print; 0: all."
@@ -32,7 +27,7 @@ limit_option = click.option(
 
 @click.group(name="registry")
 def command() -> None:
-    """Find released SAEs."""
+    """Find released SAEs, and keep the registry of them."""
 
 
 @command.command
@@ -47,7 +42,8 @@ def lookup(release: str, sae_id: str, overlays: Sequence[Path], as_json: bool) -
         click.echo(json.dumps(sae))
         return
     known = [(key, str(value)) for key, value in sae.items() if value is not None]
-    click.echo(aligned([*known, ("page", f"https://huggingface.co/{sae['repo_id']}")]))
+    page = [] if local_folder(sae["repo_id"]) else [("page", f"https://huggingface.co/{sae['repo_id']}")]
+    click.echo(aligned([*known, *page]))
 
 
 @command.command(name="list")
@@ -121,23 +117,8 @@ def dump(overlays: Sequence[Path]) -> None:
             click.echo(json.dumps({key: getattr(sae, key) for key in DUMPED}))
 
 
-@command.command
-@overlays_option
-@click.pass_context
-def check(ctx: click.Context, overlays: Sequence[Path]) -> None:
-    """Read every release file and say what is wrong with it."""
-    problems, releases, saes = [], 0, 0
-    for name in registry.release_names(overlays):
-        try:
-            saes += len(registry.find_release(name, overlays).saes)
-            releases += 1
-        except PlatformError as error:
-            problems.append(str(error))
-    for problem in problems:
-        click.echo(problem, err=True)
-    click.echo(f"{releases:,} releases with {saes:,} SAEs are sound; {len(problems)} are not.")
-    if problems:
-        ctx.exit(1)
+for upkeep in (registry_upkeep.check, registry_upkeep.pin, registry_upkeep.add, registry_upkeep.pull):
+    command.add_command(upkeep)
 
 
 def _table(saes: Sequence[ReleasedSAE], limit: int, columns: Sequence[str]) -> None:

@@ -11,61 +11,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
+from released import D_IN, D_SAE, K, Tensors, X, decoded, holds, jumped, layers, normal, place, read, released, weights
 from sae_platform import SAE, PlatformError
-from sae_platform.components import WeightFormat
-from sae_platform.releases import ReleasedSAE
-from sae_platform.weights import assembled
-
-D_IN, D_SAE, K = 5, 12, 3
-GENERATOR = torch.Generator().manual_seed(0)
-X = torch.randn(32, D_IN, generator=GENERATOR)
-Tensors = dict[str, Tensor]
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=GENERATOR)
-
-
-def weights() -> Tensors:
-    return {"W_enc": normal(D_IN, D_SAE), "W_dec": normal(D_SAE, D_IN), "b_enc": normal(D_SAE), "b_dec": normal(D_IN)}
-
-
-def layers(t: Tensors, encoder: str = "encoder", decoder: str = "decoder") -> Tensors:
-    """As torch's linear layers hold them."""
-    return {
-        f"{encoder}.weight": t["W_enc"].T.contiguous(), f"{encoder}.bias": t["b_enc"],
-        f"{decoder}.weight": t["W_dec"].T.contiguous(),
-    }  # fmt: skip
-
-
-def released(form: str, path: str, **facts: Any) -> ReleasedSAE:
-    return ReleasedSAE("a-release", "an-id", "a-model", facts.pop("repo_id", "user/repo"), path, form, **facts)
-
-
-def read(root: Path, sae: ReleasedSAE) -> SAE:
-    form = WeightFormat(kind=sae.format)
-    assert all((root / file).is_file() for file in form.files(sae.path))
-    return assembled(*form.read(root, sae), "cpu", root)  # type: ignore[misc]
-
-
-def place(root: Path, path: str) -> Path:
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    return root / path
-
-
-def holds(sae: SAE, features: Tensor, reconstruction: Tensor) -> None:
-    torch.testing.assert_close(sae.encode(X), features, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(sae(X), reconstruction, rtol=1e-6, atol=2e-6)
-
-
-def jumped(pre: Tensor, threshold: Tensor | float) -> Tensor:
-    return pre.relu() * (pre > threshold)
-
-
-def decoded(features: Tensor, t: Tensors) -> Tensor:
-    return features @ t["W_dec"] + t["b_dec"]
 
 
 @pytest.mark.parametrize("form", ["gemma_scope", "gemma_scope_2"])
@@ -83,12 +31,6 @@ def test_gemma_scope(form: str, site: str, tmp_path: Path) -> None:
     holds(sae, features, features @ t["W_dec"] * c + t["b_dec"])
     assert sae.cfg.architecture == "jumprelu"
     assert sae.cfg.hook_name == ("blocks.3.hook_resid_post" if site == "resid_post" else None)
-
-
-@pytest.mark.parametrize("site", ["transcoder", "cross_layer_transcoder"])
-def test_transcoders_are_refused_by_name(site: str, tmp_path: Path) -> None:
-    with pytest.raises(PlatformError, match="a-release holds transcoders"):
-        WeightFormat(kind="gemma_scope_2").read(tmp_path, released("gemma_scope_2", "layer_3", site=site))
 
 
 def test_llama_scope(tmp_path: Path) -> None:

@@ -76,3 +76,20 @@ def test_how_encoder_and_decoder_share_a_scale_changes_nothing() -> None:
 def test_at_most_k_features_are_active() -> None:
     active = (built("topk").encode(normal(64, D_IN)) != 0).sum(1)
     assert active.max() == 3
+
+
+@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
+def test_abstopk_keeps_the_largest_magnitudes_with_their_signs(sparse: bool) -> None:
+    sae = built("abstopk", k=3, aux_loss_coefficient=0.7, rescale_acts_by_decoder_norm=False)
+    x, w = normal(ROWS, D_IN), reference(sae)
+    pre = affine(w, x)
+    f = pre * torch.zeros_like(pre).scatter(1, pre.abs().topk(3).indices, 1.0)
+    assert (f < 0).any()
+    y = f @ w["W_dec"] + w["b_dec"]
+    residual = (x - y).detach()
+    strongest = pre[:, DEAD].abs().topk(min(D_IN // 2, len(DEAD))).indices
+    ghost = pre[:, DEAD] * torch.zeros(ROWS, len(DEAD)).double().scatter(1, strongest, 1.0)
+    relative = (x - x.mean(0)).square().sum() / (residual - residual.mean(0)).square().sum()
+    expected = {"mse_loss": mse(y, x), "auxiliary_loss": 0.7 * relative * mse(ghost @ w["W_dec"][DEAD], residual)}
+    check(sae, one_step(sae, x, dead=DEAD, sparse_below=limit(sparse)).losses, w, expected)
+    same(sae.eval().encode(x), f)
