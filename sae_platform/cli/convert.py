@@ -20,7 +20,5 @@ def command(source: Path, destination: Path, kind: str) -> None:
     from sae_platform.converting import convert
 
     sae, difference = convert(source, destination, kind)
-    click.echo(
-        f"{destination}: {sae.cfg.architecture}, {sae.d_in} x {sae.d_sae}, as {kind}. Read again, its outputs differ by "
-        f"{difference:.1e} of the largest."
-    )
+    click.echo(f"{destination}: {sae.cfg.architecture}, {sae.d_in} x {sae.d_sae}, as {kind}.")
+    click.echo(f"Read again, its outputs differ by {difference:.1e} of the largest.")
