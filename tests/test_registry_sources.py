@@ -209,6 +209,7 @@ def linked() -> bytes:
         (tar({"one.toml": SOUND})[:60], "is no .tar.gz or .zip that can be read"),
         (b"<html>", "is no .tar.gz or .zip that can be read"),
     ],
+    ids=["unsound", "above", "absolute", "above in a zip", "link", "taken", "name", "none", "cut", "no archive"],
 )
 def test_what_is_not_sound_is_refused_whole(hub: Hub, home: Path, archive: bytes, message: str) -> None:
     hub.pages["/saes.tar.gz"] = tar({"old.toml": SOUND})

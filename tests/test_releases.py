@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from sae_platform import PlatformError
-from sae_platform.releases import Release, local_folder, read_release, written
+from sae_platform.releases import RELEASE_KEYS, Release, local_folder, read_release, written
 
 HEAD = 'model = "gpt2-small"\nrepo_id = "user/repo"\n'
 ONE = '[[saes]]\nid = "a"\n'
 DIGEST = "0" * 64
+README = Path(__file__).parent.parent / "registry/README.md"
 
 
 def release(tmp_path: Path, text: str) -> Release:
@@ -52,6 +54,13 @@ def test_files_may_have_digests_and_lie_on_this_machine(tmp_path: Path) -> None:
     assert found.sha256 == {"a/cfg.json": DIGEST}
     assert local_folder(found.repo_id) == Path("/saes")
     assert local_folder("user/repo") is None
+
+
+def test_the_example_in_the_readme_of_the_registry_is_sound(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```toml\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    found = release(tmp_path, example)
+    assert len(found.saes) == 4
+    assert set(tomllib.loads(example)) == set(RELEASE_KEYS)
 
 
 def test_lists_are_read_side_by_side_and_stand_in_templates(tmp_path: Path) -> None:
