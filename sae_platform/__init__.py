@@ -24,64 +24,99 @@ if TYPE_CHECKING:
     from sae_platform.config import EvaluationConfig, RunConfig, read_run
     from sae_platform.errors import PlatformError
     from sae_platform.evaluation import evaluate
+    from sae_platform.hooked import attach
     from sae_platform.hookspecs import hookimpl
     from sae_platform.linear import LinearSAE
     from sae_platform.loggers import Logger
+    from sae_platform.neuronpedia import feature_url
     from sae_platform.runs import RunDirectory
     from sae_platform.sae import SAE, StepOutput, StepState
+    from sae_platform.saelens import (
+        GatedTrainingSAEConfig,
+        JumpReLUTrainingSAEConfig,
+        LanguageModelSAERunnerConfig,
+        LoggingConfig,
+        SAETrainingRunner,
+        StandardTrainingSAEConfig,
+        TopKTrainingSAEConfig,
+    )
     from sae_platform.sparse import SparseFeatures
+    from sae_platform.store import ActivationsStore
     from sae_platform.training import train
+    from sae_platform.uploading import upload_saes_to_huggingface
 
 _HOME = {
-    "SAE": "sae",
     "ActivationSource": "activations",
     "ActivationSourceConfig": "components",
+    "ActivationsStore": "store",
     "Batch": "activations",
     "EvaluationConfig": "config",
     "ExporterConfig": "components",
+    "GatedTrainingSAEConfig": "saelens",
+    "JumpReLUTrainingSAEConfig": "saelens",
+    "LanguageModelSAERunnerConfig": "saelens",
     "LanguageModelSource": "activations",
     "LinearSAE": "linear",
     "Logger": "loggers",
     "LoggerConfig": "components",
+    "LoggingConfig": "saelens",
     "PlatformError": "errors",
     "RunConfig": "config",
     "RunDirectory": "runs",
+    "SAE": "sae",
     "SAEConfig": "components",
     "SAEMetadata": "components",
+    "SAETrainingRunner": "saelens",
     "SparseFeatures": "sparse",
+    "StandardTrainingSAEConfig": "saelens",
     "StepOutput": "sae",
     "StepState": "sae",
     "TokenPolicy": "components",
+    "TopKTrainingSAEConfig": "saelens",
+    "attach": "hooked",
     "evaluate": "evaluation",
+    "feature_url": "neuronpedia",
     "hookimpl": "hookspecs",
     "read_run": "config",
     "train": "training",
+    "upload_saes_to_huggingface": "uploading",
 }
 
 __all__ = [
     "SAE",
     "ActivationSource",
     "ActivationSourceConfig",
+    "ActivationsStore",
     "Batch",
     "EvaluationConfig",
     "ExporterConfig",
+    "GatedTrainingSAEConfig",
+    "JumpReLUTrainingSAEConfig",
+    "LanguageModelSAERunnerConfig",
     "LanguageModelSource",
     "LinearSAE",
     "Logger",
     "LoggerConfig",
+    "LoggingConfig",
     "PlatformError",
     "RunConfig",
     "RunDirectory",
     "SAEConfig",
     "SAEMetadata",
+    "SAETrainingRunner",
     "SparseFeatures",
+    "StandardTrainingSAEConfig",
     "StepOutput",
     "StepState",
     "TokenPolicy",
+    "TopKTrainingSAEConfig",
+    "attach",
     "evaluate",
+    "feature_url",
     "hookimpl",
     "read_run",
     "train",
+    "upload_saes_to_huggingface",
 ]
 
 

@@ -14,10 +14,11 @@ from pydantic import (
     ModelWrapValidatorHandler,
     PositiveInt,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 
-from sae_platform.errors import PlatformError, choices
+from sae_platform.errors import PlatformError, choices, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,6 +112,15 @@ class SAEMetadata(BaseModel):
     sae_platform_version: str | None = None
 
 
+class ArchitectureName(str):
+    """A word that may be called, since `cfg.architecture` is one in SAELens before 6 and a method since."""
+
+    __slots__ = ()
+
+    def __call__(self) -> str:
+        return str(self)
+
+
 class SAEConfig(ComponentConfig):
     """Settings of one sparse autoencoder; its subclasses are the architectures.
 
@@ -118,6 +128,7 @@ class SAEConfig(ComponentConfig):
     reads through: `cfg.hook_name` is `cfg.metadata.hook_name`.
     """
 
+    model_config = ConfigDict(validate_default=True)
     role: ClassVar[str] = "architecture"
     selector: ClassVar[str] = "architecture"
     trainable: ClassVar[bool] = True  # whether its SAE takes training steps, or is loaded and used alone
@@ -146,9 +157,35 @@ class SAEConfig(ComponentConfig):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            if name in SAEMetadata.model_fields:
-                return getattr(self.metadata, name)
-            return super().__getattr__(name)
+            if name.startswith("_"):
+                return super().__getattr__(name)
+            metadata = self.metadata
+            known = {
+                **(metadata.model_extra or {}),
+                **{key: getattr(metadata, key) for key in SAEMetadata.model_fields},
+            }
+            known = {**dict(metadata.token_policy or TokenPolicy()), **known}
+            if name not in known:
+                words = [*type(self).model_fields, *known]
+                raise AttributeError(f"{type(self).__name__} has no {name!r}.{nearest(name, words)}")
+            return known[name]
+
+    @field_validator("architecture", mode="after", check_fields=False)
+    @classmethod
+    def _callable(cls, architecture: str) -> str:
+        return ArchitectureName(architecture)
+
+    @property
+    def hook_layer(self) -> int | None:
+        """The layer in the name of its hook, or that of its metadata."""
+        named = next((int(part) for part in (self.metadata.hook_name or "").split(".") if part.isdigit()), None)
+        extra: int | None = (self.metadata.model_extra or {}).get("hook_layer")
+        return extra if named is None else named
+
+    @property
+    def activation_fn_str(self) -> str:
+        """What SAELens before 6 calls its activation function: topk or relu."""
+        return "topk" if "k" in type(self).model_fields else "relu"
 
     @property
     def width(self) -> int:

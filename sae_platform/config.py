@@ -63,6 +63,13 @@ class TrainingConfig(BaseModel):
         None, ge=0, description="density of features below which a step runs on them alone; default: the device's"
     )
     dead_feature_window: PositiveInt = Field(100_000, description="a feature silent for this many tokens is dead")
+    dead_feature_threshold: NonNegativeFloat = Field(
+        0.0,
+        description="a feature that fired on a smaller share of the last feature_sampling_window tokens is dead too",
+    )
+    feature_sampling_window: PositiveInt = Field(
+        10_000_000, description="tokens over which the share is taken that dead_feature_threshold is held to"
+    )
     log_every: PositiveInt = Field(10, description="steps between records of the metrics")
     checkpoint_every: NonNegativeInt = Field(1000, description="steps between checkpoints; 0: only when interrupted")
     keep_checkpoints: PositiveInt = Field(2, description="older checkpoints are removed")

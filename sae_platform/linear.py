@@ -28,6 +28,7 @@ from sae_platform.sparse import (
 # Share of features below which a step runs on the active ones alone. On two CPU cores the two take equal time at about
 # 14 % (benchmarks/results/cpu/crossover.md); the number for CUDA is computed from memory bandwidth, not measured.
 SPARSE_BELOW = {"cpu": 0.1, "cuda": 0.006}
+PER_FEATURE = ("b_enc", "b_gate", "b_mag", "threshold")  # parameters in the units of pre-activations
 SAMPLE_ROWS = 32  # from which the density of a batch is estimated
 
 
@@ -101,6 +102,7 @@ class LinearSAE(SAE):
         return {}
 
     def encode(self, x: Tensor) -> Tensor:
+        x = self.flattened(x)
         features = self.activate(self._preactivations(self._normalized(self._rows(x))[0], sparse=False))
         return features.dense().view(*x.shape[:-1], self.d_sae)
 
@@ -146,6 +148,15 @@ class LinearSAE(SAE):
             sae.input_scale = None
             sae._cfg = sae._cfg.model_copy(update={"normalize_activations": "none"})
         return sae
+
+    @torch.no_grad()
+    def fold_W_dec_norm(self) -> None:
+        norms = self.W_dec.norm(dim=-1).clamp_min(1e-8)
+        self.W_enc_rows.mul_(norms[:, None])
+        self.W_dec.div_(norms[:, None])
+        for name in PER_FEATURE:
+            if (parameter := getattr(self, name, None)) is not None:
+                parameter.mul_(norms)
 
     def dead_preactivations(self, x: Tensor, dead: Tensor, precision: Precision = "full") -> Tensor:
         """Pre-activations of dead features alone: x [rows, d_in], dead [n_dead] to [rows, n_dead]."""

@@ -62,6 +62,7 @@ class SAE(nn.Module, ABC):
         super().__init__()
         self.d_in, self.d_sae = cfg.width, cfg.d_sae
         self.origin: Origin | None = None  # what came with it, if it was released
+        self.use_error_term = False  # whether calling it adds what it fails to reconstruct
         self._cfg = cfg
 
     @property
@@ -93,8 +94,28 @@ class SAE(nn.Module, ABC):
         """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstruct activations [..., d_in]."""
-        return self.decode(self.encode(x), x)
+        """Reconstruct activations [..., d_in], or [..., heads, d_head] at attention heads.
+
+        With `use_error_term`, what is missing is added as a constant: the output is the input, and its gradient that of
+        the reconstruction.
+        """
+        rows = self.flattened(x)
+        y = self.decode(self.encode(rows), rows)
+        if self.use_error_term:
+            y = y + (rows - y).detach()
+        return y if rows is x else y.view(x.shape)
+
+    def flattened(self, x: Tensor) -> Tensor:
+        """Activations of attention heads [..., heads, d_head] as [..., d_in], where the SAE reads such; else `x`."""
+        at_heads = (self._cfg.metadata.hook_name or "").endswith("_z") and x.ndim > 1 and x.shape[-1] != self.d_in
+        return x.flatten(-2) if at_heads and x.shape[-1] * x.shape[-2] == self.d_in else x
+
+    def fold_W_dec_norm(self) -> None:
+        """Give decoder rows norm 1 and features their norms, in place; what is reconstructed stays the same.
+
+        PlatformError where that would change which features fire.
+        """
+        raise PlatformError(f"The decoder norms of a {self._cfg.architecture} SAE cannot be folded into its features.")
 
     def step(self, batch: Batch, state: StepState) -> StepOutput:
         """One forward pass in training, with its loss terms. PlatformError where the architecture has no training."""

@@ -25,7 +25,10 @@ class Trainee:
         """PlatformError when there is no memory for the SAE, or when the batch is not finite."""
         self.settings = run.training
         self.sae = built(run.sae).train()
-        self.stats = TrainingStatistics(self.sae.d_sae, self.settings.dead_feature_window, first.x.device)
+        self.stats = TrainingStatistics(
+            self.sae.d_sae, self.settings.dead_feature_window, first.x.device,
+            self.settings.dead_feature_threshold, self.settings.feature_sampling_window,
+        )  # fmt: skip
         self.stats.check_first(first)
         self.sae.initialise(first.x)
         self.optimizer = torch.optim.Adam(

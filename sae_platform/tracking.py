@@ -13,12 +13,19 @@ from sae_platform.sae import StepOutput
 class TrainingStatistics:
     """What happened since the last look (losses, L0, explained variance) and since each feature last fired.
 
-    A feature is dead when it has not fired for `dead_window` tokens.
+    A feature is dead when it has not fired for `dead_window` tokens, and when it fired on less than the share
+    `rare` of the tokens of the last full `sampling_window`.
     """
 
-    def __init__(self, d_sae: int, dead_window: int, device: torch.device) -> None:
+    def __init__(
+        self, d_sae: int, dead_window: int, device: torch.device, rare: float = 0.0, sampling_window: int = 1
+    ) -> None:
         self.tokens = 0
         self._dead_window = dead_window
+        self._rare, self._sampling_window = rare, sampling_window
+        self._sampled = torch.zeros(d_sae, dtype=torch.int64, device=device)
+        self._sampled_tokens = 0
+        self._is_rare = torch.zeros(d_sae, dtype=torch.bool, device=device)
         self._last_fired = torch.zeros(d_sae, dtype=torch.int64, device=device)
         self._counts = torch.zeros(d_sae, dtype=torch.int64, device=device)
         self._counted = 0
@@ -41,6 +48,8 @@ class TrainingStatistics:
         counts = output.features.counts()
         self._counts += counts
         self._last_fired.masked_fill_(counts > 0, self.tokens)
+        if self._rare:
+            self._sample(counts, rows)
         target, reconstruction = (
             part.to(torch.float32) if part.itemsize < 4 else part for part in (output.target, output.reconstruction)
         )  # half precision overflows in sums
@@ -69,7 +78,7 @@ class TrainingStatistics:
         error, variance = values.pop("error"), values.pop("variance")
         means = {name: value / self._rows for name, value in values.items()}
         self._rows = 0
-        dead = int((self.tokens - self._last_fired > self._dead_window).sum())
+        dead = int(self._dead().sum())
         return {
             **means,
             "explained_variance": 1 - error / variance if variance else float("nan"),
@@ -79,7 +88,19 @@ class TrainingStatistics:
 
     def dead(self) -> Tensor:
         """The dead features, [n_dead] int64."""
-        return (self.tokens - self._last_fired > self._dead_window).nonzero().flatten()
+        return self._dead().nonzero().flatten()
+
+    def _dead(self) -> Tensor:
+        return (self.tokens - self._last_fired > self._dead_window) | self._is_rare
+
+    def _sample(self, counts: Tensor, rows: int) -> None:
+        """Take in a step's counts; at the end of a sampling window, say who is rare."""
+        self._sampled += counts
+        self._sampled_tokens += rows
+        if self._sampled_tokens >= self._sampling_window:
+            self._is_rare = self._sampled < self._rare * self._sampled_tokens
+            self._sampled.zero_()
+            self._sampled_tokens = 0
 
     def log_sparsity(self) -> Tensor:
         """log10 of the share of tokens each feature fired on since the last call, [d_sae] (SAELens' definition)."""
@@ -90,7 +111,10 @@ class TrainingStatistics:
 
     def state(self) -> dict[str, Tensor]:
         """What further statistics depend on, as tensors."""
-        return {"last_fired": self._last_fired, "tokens": torch.tensor(self.tokens)}
+        return {
+            "last_fired": self._last_fired, "tokens": torch.tensor(self.tokens), "is_rare": self._is_rare,
+            "sampled": self._sampled, "sampled_tokens": torch.tensor(self._sampled_tokens),
+        }  # fmt: skip
 
 
 def _stopped(step: int, what: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -63,6 +64,36 @@ def serving(hub: Hub) -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             self.answer(body=True)
+
+        def do_POST(self) -> None:
+            """What the client asks on the way to a commit, and the commit."""
+            data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            hub.asked.append(f"POST {self.path}")
+            if self.path == "/api/repos/create":
+                wanted = json.loads(data)
+                repo_id = "/".join(filter(None, (wanted.get("organization"), wanted["name"])))
+                if repo_id in hub.refusals:
+                    self.refuse(*hub.refusals[repo_id])
+                    return
+                hub.repositories.setdefault(repo_id, {})
+                self.send_json({"url": f"{hub.url}/{repo_id}"})
+            elif self.path == "/api/validate-yaml":
+                self.send_json({"errors": [], "warnings": []})
+            elif "/preupload/" in self.path:
+                files = json.loads(data)["files"]
+                answers = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
+                self.send_json({"files": answers})
+            else:
+                repo_id = self.path.removeprefix("/api/models/").partition("/commit/")[0]
+                for line in map(json.loads, data.splitlines()):
+                    if line["key"] == "file":
+                        content = base64.b64decode(line["value"]["content"])
+                        hub.repositories[repo_id][line["value"]["path"]] = content
+                commit = hub.commit(repo_id)
+                self.send_json({"commitUrl": f"{hub.url}/{repo_id}/commit/{commit}", "commitOid": commit})
+
+        def send_json(self, content: Any) -> None:
+            self.send_bytes("", json.dumps(content).encode(), {"Content-Type": "application/json"}, True)
 
         def answer(self, body: bool) -> None:
             path = unquote(self.path.partition("?")[0])

@@ -324,6 +324,6 @@ def test_the_schema_knows_every_installed_kind(install) -> None:
     tables = schema["properties"]
     assert kinds(tables["sae"], "architecture") == {"standard", "gated", "topk", "abstopk", "jumprelu"}
     assert kinds(tables["source"], "kind") == {"transformers", "synthetic"}
-    assert kinds(tables["loggers"]["items"], "kind") == {"diary"}
+    assert kinds(tables["loggers"]["items"], "kind") == {"diary", "wandb"}
     assert all("description" in field for name, field in schema["$defs"]["TrainingConfig"]["properties"].items()
                if not name.startswith("adam_"))  # fmt: skip

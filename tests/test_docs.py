@@ -53,6 +53,17 @@ def test_the_readme_runs(tmp_path: Path, hub: Hub) -> None:
     assert any("blocks.8.hook_resid_pre" in line for line in hub.asked)
 
 
+def test_the_way_from_saelens_runs(tmp_path: Path, hub: Hub) -> None:
+    text = (ROOT / "docs/from-saelens.md").read_text()
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert {language for language, _ in blocks} == {"python"}
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "cache")}
+    program = [sys.executable, "-c", "\n".join(block for _, block in blocks)]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "blocks.1.hook_resid_post/cfg.json" in hub.repositories["username/my-saes"]
+
+
 @pytest.mark.parametrize("file", sorted(ROOT.glob("docs/runs/*.toml")), ids=lambda file: file.stem)
 def test_a_run_file_of_the_docs_describes_the_run_that_the_readme_reports(file: Path) -> None:
     run = read_run(file)

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from saved import trained
+
 HEAVY = ["torch", "transformers", "datasets", "wandb", "huggingface_hub", "numpy", "pandas"]
 CHEAP_MODULES = [
     "sae_platform",
@@ -22,8 +24,13 @@ BUILT_IN_PLUGINS = [
     "sae_platform_gated",
     "sae_platform_topk",
     "sae_platform_jumprelu",
+    "sae_platform_transcoders",
+    "sae_platform_matching_pursuit",
+    "sae_platform_temporal",
     "sae_platform_transformers",
     "sae_platform_synthetic",
+    "sae_platform_formats",
+    "sae_platform_wandb",
 ]
 
 
@@ -75,3 +82,15 @@ def test_a_cheap_command_loads_nothing_heavy(arguments):
 
 def test_listing_plugins_imports_none():
     assert loaded_after(command("plugins", "list")).isdisjoint(BUILT_IN_PLUGINS)
+
+
+def test_an_sae_on_disk_needs_no_more_than_torch(tmp_path):
+    trained("topk").save_model(tmp_path)
+    absent = ["transformer_lens", "wandb", "textual", "datasets", "transformers"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        f"from sae_platform import SAE; import torch\n"
+        f"sae = SAE.load_from_disk({str(tmp_path)!r}); print(sae(torch.zeros(2, sae.d_in)).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "torch.Size([2, 4])", done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sae_platform.errors import PlatformError
 from sae_platform.linear import Forward, LinearSAE
 from sae_platform.sae import SAE, Coefficient, StepState
 from sae_platform.sparse import (
@@ -49,6 +50,7 @@ class TopKSAE(LinearSAE):
         return self._cfg.k / self.d_sae
 
     def encode(self, x: Tensor) -> Tensor:
+        x = self.flattened(x)
         return self.encode_sparse(x).dense().view(*x.shape[:-1], self.d_sae)
 
     def encode_sparse(self, x: Tensor) -> SparseFeatures:
@@ -94,6 +96,14 @@ class TopKSAE(LinearSAE):
         sae.b_enc.mul_(norms)
         sae.W_dec.div_(norms[:, None])
         return sae
+
+    def fold_W_dec_norm(self) -> None:
+        if not self._cfg.rescale_acts_by_decoder_norm:
+            raise PlatformError(
+                "Folding decoder norms would change which features are the k largest: this SAE was trained with "
+                "rescale_acts_by_decoder_norm = false."
+            )
+        super().fold_W_dec_norm()
 
     def _decoder_norms(self) -> Tensor:
         """Norms in the units of the model's activations, so that features mean the same before and after folding;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
@@ -51,11 +51,14 @@ class TransformersSourceConfig(ActivationSourceConfig):
             raise ValueError("a context of 1 token has no room for text behind the one that prepend_bos puts first")
         return policy.model_copy(update={"context_size": size})
 
-    def build(self, seed: int = 0) -> TransformersSource:
-        """Find the hook, the text and the model, in this order. PlatformError naming what is missing."""
+    def build(self, seed: int = 0, model: Any = None, tokenizer: Any = None) -> TransformersSource:
+        """Find the hook, the text and the model, in this order; `model` and `tokenizer` may be given, loaded.
+
+        PlatformError naming what is missing.
+        """
         from sae_platform_transformers.source import TransformersSource
 
-        return TransformersSource(self, seed)
+        return TransformersSource(self, seed, model, tokenizer)
 
 
 @hookimpl

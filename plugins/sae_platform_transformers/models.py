@@ -41,6 +41,13 @@ class Checkpoint:
     name: str  # as asked
     loading: dict[str, Any]  # arguments of every from_pretrained
     config: Any
+    loaded: nn.Module | None = None  # the model itself, where it is there already
+
+    @classmethod
+    def of(cls, model: Any) -> Checkpoint:
+        """That of a model that is loaded."""
+        loading = {"pretrained_model_name_or_path": model.config.name_or_path, "trust_remote_code": False}
+        return cls(model.config.name_or_path, loading, model.config, model)
 
     @property
     def causal(self) -> bool:
@@ -53,12 +60,16 @@ class Checkpoint:
 
     def skeleton(self) -> nn.Module:
         """The model without weights, to look things up in."""
+        if self.loaded is not None:
+            return self.loaded
         with torch.device("meta"):
             model: nn.Module = self._auto_class().from_config(self.config, trust_remote_code=False)
         return model
 
     def model(self, dtype: Dtype, device: torch.device) -> nn.Module:
-        """The frozen model with its weights."""
+        """The frozen model with its weights; one that is loaded stays as it is."""
+        if self.loaded is not None:
+            return self.loaded
         with _without_progress_bar():
             model, info = _load(
                 self.name,

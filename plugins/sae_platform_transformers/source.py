@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from torch import Tensor
 from sae_platform.activations import Contexts, LanguageModelSource, Replace, Split
 from sae_platform.components import SAEMetadata
 from sae_platform.errors import PlatformError
+from sae_platform.hook_names import find_hook
+from sae_platform.hooks import hooked, read, replaced, rows_of, width_at
 from sae_platform_transformers.contexts import Packing, tokenized
-from sae_platform_transformers.hook_names import find_hook
-from sae_platform_transformers.hooks import hooked, read, replaced, rows_of, width_at
 from sae_platform_transformers.models import EMBEDDED, Checkpoint, find_device, find_model
 from sae_platform_transformers.texts import open_texts
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 class TransformersSource(LanguageModelSource):
     """Activations of a transformers model at one hook. What is cheap to check is checked before weights are read."""
 
-    def __init__(self, cfg: TransformersSourceConfig, seed: int) -> None:
+    def __init__(self, cfg: TransformersSourceConfig, seed: int, model: Any = None, tokenizer: Any = None) -> None:
         self.cfg = cfg
-        checkpoint = find_model(cfg.model, cfg.model_revision)
+        checkpoint = find_model(cfg.model, cfg.model_revision) if model is None else Checkpoint.of(model)
         find_hook(checkpoint.skeleton(), cfg.hook_name)
         _check_context_size(cfg, checkpoint)
-        self.device = find_device(cfg.device)
+        self.device = find_device(cfg.device) if model is None else model.device
         self.texts = open_texts(cfg, seed)
-        self.tokenizer = checkpoint.tokenizer()
+        self.tokenizer = tokenizer or checkpoint.tokenizer()
         self.packing = Packing.of(cfg.token_policy, self.tokenizer, cfg.context_size)
         self._check_text()
 
         self.model = checkpoint.model(cfg.dtype, self.device)
         self.causal = checkpoint.causal and cfg.context_size > 1
-        self.dtype = getattr(torch, cfg.dtype)
+        self.dtype = getattr(torch, cfg.dtype) if model is None else model.dtype
         self._hook = find_hook(self.model, cfg.hook_name)
         with torch.no_grad():
             self.d_in = width_at(self.model, self._hook, cfg.context_size, self.device)

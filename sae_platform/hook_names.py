@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from sae_platform.errors import PlatformError, nearest
-from sae_platform_transformers.hooks import HookPoint
+from sae_platform.errors import PlatformError, choices, nearest
+from sae_platform.hooks import HookPoint
 
+SHOWN = 10  # modules that an error names
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 ALIAS = re.compile(rf"blocks\.(\d+)\.hook_({'|'.join(SITES)})|({'|'.join(SITES)})\.(\d+)|layers\.(\d+)")
 IN_A_LAYER = re.compile(r"\.\d+\.\w+$")
@@ -22,7 +23,7 @@ MLP = ("mlp.dense_4h_to_h", "mlp", "block_sparse_moe", "output.dense", "fc2", "f
 
 def find_hook(model: Any, name: str) -> HookPoint:
     """The place that `name` means. PlatformError with the nearest names when there is none."""
-    if alias := ALIAS.fullmatch(name):
+    if (alias := ALIAS.fullmatch(name)) and hasattr(model, "config"):
         layer = int(alias[1] or alias[4] or alias[5])
         layers = _blocks(model)
         if layer >= len(layers):
@@ -70,13 +71,19 @@ def _candidates(model: Any, parts: set[str], site: str) -> tuple[str, ...]:
 
 def _modules(model: Any) -> dict[str, nn.Module]:
     """Every module before the head, by its path in the model and by its path in the base model."""
-    base = model.base_model
+    base = getattr(model, "base_model", model)
     inside = set(base.modules())
     named = {path: module for path, module in model.named_modules() if module in inside}
     return {path: module for path, module in {**dict(base.named_modules()), **named}.items() if path}
 
 
 def _unknown(model: Any, name: str) -> PlatformError:
+    if not hasattr(model, "config"):
+        paths = _modules(model)
+        return PlatformError(
+            f"{type(model).__name__} has no module {name!r}.{nearest(name, paths)} "
+            f"It has {choices(list(paths)[:SHOWN])}."
+        )
     count = model.config.get_text_config().num_hidden_layers
     aliases = [f"blocks.{layer}.hook_{site}" for layer in range(count) for site in SITES]
     short = [f"{site}.{layer}" for layer in range(count) for site in SITES]

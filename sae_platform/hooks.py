@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
 
 from sae_platform.activations import Replace
 from sae_platform.errors import PlatformError
@@ -33,7 +32,7 @@ def read(model: Any, point: HookPoint, tokens: Tensor) -> Tensor:
 
     with hooked(point, keep):
         try:
-            model.base_model(tokens)
+            getattr(model, "base_model", model)(tokens)
         except _Reached:
             return found[0]
     raise PlatformError("The hook was never reached: the model does not use this module in its forward pass.")
@@ -67,7 +66,7 @@ def _on_input(function: Replace) -> Callable[[nn.Module, Any, Any], tuple[Any, A
 
 def _on_output(function: Replace) -> Callable[[nn.Module, Any, Any], Any]:
     def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        if isinstance(output, ModelOutput):
+        if isinstance(output, dict):  # as transformers' ModelOutput is
             name = "last_hidden_state" if "last_hidden_state" in output else next(iter(output))
             return type(output)(**{**output, name: function(output[name])})
         if isinstance(output, tuple):

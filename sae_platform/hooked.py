@@ -1,0 +1,165 @@
+"""Run a model with SAEs in it: reconstructions stand in for activations, features can be read and changed.
+
+with attach(model, sae) as attached:
+    attached.steer(123, 5.0)
+    model.generate(tokens)
+    features = attached["blocks.1.hook_resid_post.hook_sae_acts_post"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_platform.errors import PlatformError, choices, nearest
+from sae_platform.hook_names import find_hook
+from sae_platform.hooks import HookPoint, hooked
+from sae_platform.sae import SAE
+
+Edit = Callable[[Tensor], Tensor]  # features [..., d_sae] to what stands in for them
+
+
+class Attached(Mapping[str, Tensor]):
+    """SAEs in a model: what they computed in its last forward pass, and what is done to their features in the next.
+
+    A Mapping of `{hook}.hook_sae_input`, `.hook_sae_acts_post`, `.hook_sae_recons`, `.hook_sae_output` and, with error
+    terms, `.hook_sae_error`.
+    """
+
+    def __init__(self, saes: Mapping[str, SAE], use_error_term: bool | None) -> None:
+        self._saes = dict(saes)
+        self._use_error_term = use_error_term
+        self._edits: dict[str, list[Edit]] = {hook: [] for hook in saes}
+        self._computed: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._computed:
+            raise KeyError(f"There is no {name!r}.{nearest(name, self._computed)} Computed: {choices(self._computed)}.")
+        return self._computed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._computed)
+
+    def __len__(self) -> int:
+        return len(self._computed)
+
+    def edit(self, function: Edit, hook: str | None = None) -> None:
+        """Let a function of the features [..., d_sae] stand in for them. PlatformError for an unknown hook."""
+        self._edits[self._hook(hook)].append(function)
+
+    def steer(self, feature: int, strength: float, hook: str | None = None) -> None:
+        """Add `strength` to a feature at every token: to the model, `strength` times its decoder row."""
+        place = self._hook(hook)
+        self._check(place, [feature])
+
+        def add(features: Tensor) -> Tensor:
+            features = features.clone()
+            features[..., feature] += strength
+            return features
+
+        self.edit(add, place)
+
+    def ablate(self, features: int | Sequence[int], hook: str | None = None) -> None:
+        """Set features to zero."""
+        chosen = [features] if isinstance(features, int) else list(features)
+        place = self._hook(hook)
+        self._check(place, chosen)
+        self.edit(lambda x: x.index_fill(-1, torch.tensor(chosen, device=x.device), 0.0), place)
+
+    def release(self) -> None:
+        """Let features be what they are again."""
+        for edits in self._edits.values():
+            edits.clear()
+
+    def computed(self, hook: str, x: Tensor) -> Tensor:
+        """What an SAE puts in the place of activations, or writes for them if it is a transcoder."""
+        sae = self._saes[hook]
+        features = clean = sae.encode(x)
+        for edit in self._edits[hook]:
+            features = edit(features)
+        y = recons = sae.decode(features, x)
+        self._computed |= {f"{hook}.hook_sae_input": x, f"{hook}.hook_sae_acts_post": features}
+        if sae.use_error_term if self._use_error_term is None else self._use_error_term:
+            with torch.no_grad():
+                error = x - sae.decode(clean, x)
+            y = recons + error
+            self._computed[f"{hook}.hook_sae_error"] = error
+        self._computed |= {f"{hook}.hook_sae_recons": recons, f"{hook}.hook_sae_output": y}
+        return y
+
+    def _hook(self, hook: str | None) -> str:
+        if hook is None and len(self._saes) == 1:
+            return next(iter(self._saes))
+        if hook is None or hook not in self._saes:
+            near = nearest(hook, self._saes) if hook else ""
+            raise PlatformError(f"Say of which SAE, by its hook, not {hook!r}.{near} Hooks: {choices(self._saes)}.")
+        return hook
+
+    def _check(self, hook: str, features: Sequence[int]) -> None:
+        count = self._saes[hook].d_sae
+        if wrong := [feature for feature in features if not 0 <= feature < count]:
+            raise PlatformError(f"There is no feature {wrong[0]} at {hook}; they are 0 to {count - 1}.")
+
+
+@contextmanager
+def attach(
+    model: Any, saes: SAE | Sequence[SAE] | Mapping[str, SAE], use_error_term: bool | None = None
+) -> Iterator[Attached]:
+    """While open, the model runs with these SAEs at their hooks; afterwards, and after an exception, it is as before.
+
+    `model` is any torch module; `saes` are found at their own `hook_name`, or at the hooks that they are given by.
+    `use_error_term` adds what each fails to reconstruct (None: as each SAE says). PlatformError, before anything is
+    attached, for a hook that the model does not have, or two SAEs at one.
+    """
+    by_hook = _by_hook(saes)
+    points = {hook: (find_hook(model, hook), _written(model, sae)) for hook, sae in by_hook.items()}
+    attached = Attached(by_hook, use_error_term)
+    with ExitStack() as stack:
+        for hook, (reads, writes) in points.items():
+            stack.enter_context(_spliced(attached, hook, reads, writes))
+        yield attached
+
+
+@contextmanager
+def _spliced(attached: Attached, hook: str, reads: HookPoint, writes: HookPoint | None) -> Iterator[None]:
+    """An SAE in place of what it reads, or a transcoder in place of what it writes."""
+    if writes is None:
+        with hooked(reads, lambda x: attached.computed(hook, x).to(x)):
+            yield
+        return
+    waiting: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        waiting.append(x)
+        return x
+
+    with hooked(reads, keep), hooked(writes, lambda y: attached.computed(hook, waiting.pop()).to(y)):
+        yield
+
+
+def _by_hook(saes: SAE | Sequence[SAE] | Mapping[str, SAE]) -> dict[str, SAE]:
+    if isinstance(saes, Mapping):
+        return dict(saes)
+    found: dict[str, SAE] = {}
+    for sae in [saes] if isinstance(saes, SAE) else saes:
+        hook = sae.cfg.metadata.hook_name
+        if hook is None:
+            raise PlatformError("This SAE does not say where it reads: attach(model, {hook_name: sae}) says it.")
+        if hook in found:
+            raise PlatformError(f"Two SAEs read {hook}, and one stands in for the other there: attach one at a time.")
+        found[hook] = sae
+    return found
+
+
+def _written(model: Any, sae: SAE) -> HookPoint | None:
+    """Where a transcoder writes; None for an SAE, which writes where it reads."""
+    if not hasattr(sae, "d_out"):
+        return None
+    place = (sae.cfg.metadata.model_extra or {}).get("hook_name_out")
+    if place is None:
+        raise PlatformError("This transcoder does not say where it writes: sae.describe(hook_name_out=...) says it.")
+    return find_hook(model, place)
