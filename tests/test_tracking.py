@@ -28,22 +28,34 @@ def test_what_is_logged_is_the_mean_since_the_last_record(tmp_path: Path) -> Non
     torch.testing.assert_close(torch.tensor(values(seldom, "loss")), expected)
 
 
+def add(stats: TrainingStatistics, step: int, *features: int) -> None:
+    """A step of 40 tokens, on the first of which these of three features fire."""
+    x, dense = torch.randn(40, 2), torch.zeros(40, 3)
+    dense[0, list(features)] = 1.0
+    output = StepOutput({"mse_loss": x.sum()}, SparseFeatures.where(dense != 0, dense), x, x)
+    stats.add(step, Batch(x), output, x.sum())
+
+
+def test_features_rarer_than_a_threshold_are_dead_too() -> None:
+    stats = TrainingStatistics(3, 10**6, torch.device("cpu"), rare=0.02, sampling_window=80)
+    add(stats, 1, 0, 1)
+    assert stats.dead().tolist() == []  # the window is not full
+    add(stats, 2, 0)
+    assert stats.dead().tolist() == [1, 2]  # 2/80, 1/80 and none
+    add(stats, 3, 1)
+    assert stats.dead().tolist() == [1, 2]
+    add(stats, 4, 1)
+    assert stats.dead().tolist() == [0, 2]
+
+
 def test_features_die_by_tokens_and_live_again() -> None:
     stats = TrainingStatistics(3, dead_window=100, device=torch.device("cpu"))
-    x = torch.randn(40, 2)
-
-    def add(step: int, *features: int) -> None:
-        dense = torch.zeros(40, 3)
-        dense[0, list(features)] = 1.0
-        output = StepOutput({"mse_loss": x.sum()}, SparseFeatures.where(dense != 0, dense), x, x)
-        stats.add(step, Batch(x), output, x.sum())
-
-    add(1, 0, 1)
-    add(2, 0)
-    add(3, 0)
+    add(stats, 1, 0, 1)
+    add(stats, 2, 0)
+    add(stats, 3, 0)
     assert stats.dead().tolist() == [2]  # silent for 120 tokens from the start; feature 1 for 80
     assert stats.window()["dead_features"] == 1
-    add(4, 0, 2)
+    add(stats, 4, 0, 2)
     assert stats.dead().tolist() == [1]
     metrics = stats.window()
     assert metrics["dead_fraction"] == pytest.approx(1 / 3)
