@@ -12,23 +12,30 @@ from sae_platform.hooks import HookPoint
 
 SHOWN = 10  # modules that an error names
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-ALIAS = re.compile(rf"blocks\.(\d+)\.hook_({'|'.join(SITES)})|({'|'.join(SITES)})\.(\d+)|layers\.(\d+)")
+HEADS, MLP_INPUT = "attn.hook_z", "mlp.hook_in"  # what attention's output projection and the MLP read
+ALIAS = re.compile(
+    rf"blocks\.(?P<block>\d+)\.(?:hook_(?P<site>{'|'.join(SITES)})|(?P<inner>{HEADS}|{MLP_INPUT}))"
+    rf"|(?P<short>{'|'.join(SITES)})\.(?P<at>\d+)|layers\.(?P<layer>\d+)"
+)
+READ = ("resid_pre", "resid_mid", HEADS, MLP_INPUT)  # sites that are the input of a module
 IN_A_LAYER = re.compile(r"\.\d+\.\w+$")
 SECOND_NORM = ("ln_2", "post_attention_layernorm")
 PARALLEL = ("use_parallel_residual", "parallel_attn")  # flags of models whose attention and MLP read the same stream
 # Most exact first: BERT's and BLOOM's modules of these names add the residual stream, their last linear map does not.
 ATTENTION = ("attention.output.dense", "self_attention.dense", "attn", "self_attn", "self_attention", "attention")
+PROJECTION = ("attn.c_proj", "self_attn.o_proj", "attention.dense", "self_attention.dense", "self_attn.dense",
+              "self_attn.out_proj", "attn.attention.out_proj")  # fmt: skip
 MLP = ("mlp.dense_4h_to_h", "mlp", "block_sparse_moe", "output.dense", "fc2", "feed_forward", "ffn")
 
 
 def find_hook(model: Any, name: str) -> HookPoint:
     """The place that `name` means. PlatformError with the nearest names when there is none."""
     if (alias := ALIAS.fullmatch(name)) and hasattr(model, "config"):
-        layer = int(alias[1] or alias[4] or alias[5])
+        layer = int(alias["block"] or alias["at"] or alias["layer"])
         layers = _blocks(model)
         if layer >= len(layers):
             raise _unknown(model, name)
-        return _in_block(model, layers[layer], alias[2] or alias[3] or "resid_post", name)
+        return _in_block(model, layers[layer], alias["site"] or alias["inner"] or alias["short"] or "resid_post", name)
     module = _modules(model).get(name)
     if module is None:
         raise _unknown(model, name)
@@ -47,10 +54,10 @@ def _in_block(model: Any, block: nn.Module, site: str, name: str) -> HookPoint:
     """The place of a block that TransformerLens calls `site`."""
     parts = dict(block.named_modules())
     if site in ("resid_pre", "resid_post"):
-        return HookPoint(block, "input" if site == "resid_pre" else "output")
+        return HookPoint(block, "input" if site in READ else "output")
     for candidate in _candidates(model, set(parts), site):
         if candidate in parts:
-            return HookPoint(parts[candidate], "input" if site == "resid_mid" else "output")
+            return HookPoint(parts[candidate], "input" if site in READ else "output")
     inner = ", ".join(sorted(path for path, _ in block.named_children()))
     raise PlatformError(
         f"{type(model).__name__} has no {name!r}: nothing in its layers is that place. "
@@ -59,6 +66,10 @@ def _in_block(model: Any, block: nn.Module, site: str, name: str) -> HookPoint:
 
 
 def _candidates(model: Any, parts: set[str], site: str) -> tuple[str, ...]:
+    if site == HEADS:
+        return PROJECTION
+    if site == MLP_INPUT:
+        return ("mlp",)
     normalises_outputs = "post_feedforward_layernorm" in parts  # as Gemma 2 and OLMo 2 do before adding to the stream
     if site == "attn_out":
         return ("post_attention_layernorm",) if normalises_outputs else ATTENTION

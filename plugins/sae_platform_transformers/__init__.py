@@ -31,7 +31,8 @@ class TransformersSourceConfig(ActivationSourceConfig):
     hook_name: str = Field(
         "blocks.1.hook_resid_post",
         description="where to read: blocks.L.hook_resid_pre, _resid_mid, _resid_post, _mlp_out or _attn_out, "
-        "their short forms such as resid_post.L, layers.L, or the path of any module in the model",
+        "their short forms such as resid_post.L, layers.L, blocks.L.attn.hook_z, blocks.L.mlp.hook_in, or the path of "
+        "any module in the model",
     )
     context_size: PositiveInt = Field(128, description="tokens in a context, the beginning-of-sequence token included")
     batch_size: PositiveInt = Field(16, description="contexts in one run of the model")

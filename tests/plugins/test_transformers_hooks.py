@@ -62,6 +62,21 @@ def test_attention_and_mlp_add_up_to_the_residual_stream(activations: Any, famil
     assert torch.allclose(mid + mlp, post, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("family", "projection"), [("gpt2", "attn.c_proj"), ("llama", "self_attn.o_proj"), ("gpt_neox", "attention.dense")]
+)
+def test_heads_are_what_the_output_projection_reads(
+    family: str, projection: str, source: Any, activations: Any
+) -> None:
+    base = source(family, "attn_out.1").model.base_model
+    layer = (base.h if family == "gpt2" else base.layers)[1]
+    with torch.no_grad():
+        written = layer.get_submodule(projection)(activations(family, "blocks.1.attn.hook_z"))
+        computed = layer.mlp(activations(family, "blocks.1.mlp.hook_in"))
+    assert torch.allclose(written, activations(family, "attn_out.1"), atol=1e-6)
+    assert torch.allclose(computed, activations(family, "mlp_out.1"), atol=1e-6)
+
+
 def test_parallel_attention_and_mlp_add_up_to_the_residual_stream(activations: Any) -> None:
     pre, post, attention, mlp = (
         activations("gpt_neox", f"{site}.1") for site in ("resid_pre", "resid_post", "attn_out", "mlp_out")
