@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sae_platform.errors import PlatformError
     from sae_platform.evaluation import evaluate
     from sae_platform.hooked import attach
+    from sae_platform.hooked_transformer import HookedSAETransformer
     from sae_platform.hookspecs import hookimpl
     from sae_platform.linear import LinearSAE
     from sae_platform.loggers import Logger
@@ -53,6 +54,7 @@ _HOME = {
     "EvaluationConfig": "config",
     "ExporterConfig": "components",
     "GatedTrainingSAEConfig": "saelens",
+    "HookedSAETransformer": "hooked_transformer",
     "JumpReLUTrainingSAEConfig": "saelens",
     "LanguageModelSAERunnerConfig": "saelens",
     "LanguageModelSource": "activations",
@@ -91,6 +93,7 @@ __all__ = [
     "EvaluationConfig",
     "ExporterConfig",
     "GatedTrainingSAEConfig",
+    "HookedSAETransformer",
     "JumpReLUTrainingSAEConfig",
     "LanguageModelSAERunnerConfig",
     "LanguageModelSource",

@@ -52,7 +52,7 @@ def _blocks(model: Any) -> nn.ModuleList:
 
 def _in_block(model: Any, block: nn.Module, site: str, name: str) -> HookPoint:
     """The place of a block that TransformerLens calls `site`."""
-    parts = dict(block.named_modules())
+    parts = dict(block.named_modules(remove_duplicate=False))
     if site in ("resid_pre", "resid_post"):
         return HookPoint(block, "input" if site in READ else "output")
     for candidate in _candidates(model, set(parts), site):

@@ -20,6 +20,8 @@ from sae_platform.hook_names import find_hook
 from sae_platform.hooks import HookPoint, hooked
 from sae_platform.sae import SAE
 
+FEATURES = "hook_sae_acts_post"
+ErrorTerms = bool | None | Mapping[str, bool | None]  # of all, or by hook; None: as each SAE says
 Edit = Callable[[Tensor], Tensor]  # features [..., d_sae] to what stands in for them
 
 
@@ -30,9 +32,12 @@ class Attached(Mapping[str, Tensor]):
     terms, `.hook_sae_error`.
     """
 
-    def __init__(self, saes: Mapping[str, SAE], use_error_term: bool | None) -> None:
+    def __init__(self, saes: Mapping[str, SAE], use_error_term: ErrorTerms) -> None:
         self._saes = dict(saes)
-        self._use_error_term = use_error_term
+        given = use_error_term if isinstance(use_error_term, Mapping) else dict.fromkeys(saes, use_error_term)
+        self._adds_error = {
+            hook: sae.use_error_term if given[hook] is None else given[hook] for hook, sae in saes.items()
+        }
         self._edits: dict[str, list[Edit]] = {hook: [] for hook in saes}
         self._computed: dict[str, Tensor] = {}
 
@@ -82,8 +87,8 @@ class Attached(Mapping[str, Tensor]):
         for edit in self._edits[hook]:
             features = edit(features)
         y = recons = sae.decode(features, x)
-        self._computed |= {f"{hook}.hook_sae_input": x, f"{hook}.hook_sae_acts_post": features}
-        if sae.use_error_term if self._use_error_term is None else self._use_error_term:
+        self._computed |= {f"{hook}.hook_sae_input": x, f"{hook}.{FEATURES}": features}
+        if self._adds_error[hook]:
             with torch.no_grad():
                 error = x - sae.decode(clean, x)
             y = recons + error
@@ -107,7 +112,7 @@ class Attached(Mapping[str, Tensor]):
 
 @contextmanager
 def attach(
-    model: Any, saes: SAE | Sequence[SAE] | Mapping[str, SAE], use_error_term: bool | None = None
+    model: Any, saes: SAE | Sequence[SAE] | Mapping[str, SAE], use_error_term: ErrorTerms = None
 ) -> Iterator[Attached]:
     """While open, the model runs with these SAEs at their hooks; afterwards, and after an exception, it is as before.
 

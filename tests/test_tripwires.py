@@ -80,7 +80,8 @@ def test_every_package_that_is_imported_is_a_declared_dependency():
     files = [*ROOT.glob("sae_platform/**/*.py"), *ROOT.glob("plugins/**/*.py")]
     imported = {name.partition(".")[0] for file in files for name in imports(ast.parse(file.read_text()))}
     outside = imported - sys.stdlib_module_names - {"sae_platform", "pytest", *PLUGINS}
-    lines = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["wandb"]]
+    optional = PROJECT["project"]["optional-dependencies"]
+    lines = [*PROJECT["project"]["dependencies"], *optional["wandb"], *optional["transformer-lens"]]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     homes = packages_distributions()
     assert {name for name in outside if canonicalize_name(homes[name][0]) not in declared} == set()

@@ -1,0 +1,140 @@
+"""TransformerLens' bridge with SAEs in it, under the names that SAELens gives what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from sae_platform.errors import PlatformError
+from sae_platform.hooked import FEATURES, Attached, attach
+from sae_platform.sae import SAE
+
+HookFunction = Callable[..., Any]  # (activation, hook=...) to what stands in for it, or None
+
+
+class HookedSAETransformer:
+    """A model that runs with the SAEs added to it; everything that is not here is the bridge's own.
+
+    SAEs are found at their `hook_name`, one at each; a hook that the model does not have is an error. Weights are not
+    processed, as by `from_pretrained_no_processing`.
+    """
+
+    def __init__(self, bridge: Any) -> None:
+        self.bridge = bridge
+        self.acts_to_saes: dict[str, SAE] = {}
+        self._error_terms: dict[str, bool | None] = {}
+
+    @classmethod
+    def from_pretrained(cls, model_name: str, device: str = "cpu", dtype: str = "float32", **settings: Any) -> Self:
+        """A model by its name on the hub or its folder. PlatformError when TransformerLens is not installed."""
+        if find_spec("transformer_lens") is None:
+            raise PlatformError("This needs TransformerLens 4: pip install 'sae-platform[transformer-lens]'.")
+        from transformer_lens.model_bridge import TransformerBridge
+
+        return cls(
+            TransformerBridge.boot_transformers(model_name, device=device, dtype=getattr(torch, dtype), **settings)
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "bridge":
+            raise AttributeError(name)
+        return getattr(self.bridge, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._attached():
+            return self.bridge(*args, **kwargs)
+
+    def add_sae(self, sae: SAE, use_error_term: bool | None = None) -> None:
+        """Keep an SAE in the model, in place of another at its hook. PlatformError when the model has no such hook."""
+        hook = sae.cfg.metadata.hook_name
+        with attach(self.bridge.original_model, sae):
+            assert hook is not None
+        self.acts_to_saes[hook], self._error_terms[hook] = sae, use_error_term
+
+    def reset_saes(self, act_names: str | Iterable[str] | None = None) -> None:
+        """Take out the SAEs at these hooks, or all of them. PlatformError when there is none at one of them."""
+        names = (
+            [act_names] if isinstance(act_names, str) else list(self.acts_to_saes if act_names is None else act_names)
+        )
+        for name in names:
+            if name not in self.acts_to_saes:
+                raise PlatformError(f"There is no SAE at {name!r}. SAEs: {', '.join(self.acts_to_saes) or 'none'}.")
+            del self.acts_to_saes[name], self._error_terms[name]
+
+    @contextmanager
+    def saes(
+        self, saes: SAE | Iterable[SAE] = (), reset_saes_end: bool = True, use_error_term: bool | None = None
+    ) -> Iterator[Self]:
+        """While open, with these SAEs too; afterwards with those that were there before, unless they are to stay."""
+        before = dict(self.acts_to_saes), dict(self._error_terms)
+        try:
+            for sae in [saes] if isinstance(saes, SAE) else saes:
+                self.add_sae(sae, use_error_term)
+            yield self
+        finally:
+            if reset_saes_end:
+                self.acts_to_saes, self._error_terms = before
+
+    def run_with_saes(
+        self, *args: Any, saes: SAE | Iterable[SAE] = (), reset_saes_end: bool = True,
+        use_error_term: bool | None = None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        """The model's output with these SAEs in it."""
+        with self.saes(saes, reset_saes_end, use_error_term):
+            return self(*args, **kwargs)
+
+    def run_with_cache(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Output and cache; the SAEs' own activations are in it as `{hook}.hook_sae_acts_post` and its siblings."""
+        with self._attached() as attached:
+            output, cache = self.bridge.run_with_cache(*args, **kwargs)
+        (cache if isinstance(cache, dict) else cache.cache_dict).update(attached)
+        return output, cache
+
+    def run_with_cache_with_saes(
+        self, *args: Any, saes: SAE | Iterable[SAE] = (), reset_saes_end: bool = True,
+        use_error_term: bool | None = None, **kwargs: Any,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        """Output and cache with these SAEs in the model."""
+        with self.saes(saes, reset_saes_end, use_error_term):
+            return self.run_with_cache(*args, **kwargs)
+
+    def run_with_hooks(self, *args: Any, fwd_hooks: Iterable[tuple[Any, HookFunction]] = (), **kwargs: Any) -> Any:
+        """The output with functions at hooks, among them the features of SAEs, `{hook}.hook_sae_acts_post`."""
+        of_features = {f"{hook}.{FEATURES}": hook for hook in self.acts_to_saes}
+        hooks = list(fwd_hooks)
+        for name, _ in hooks:
+            if isinstance(name, str) and ".hook_sae_" in name and name not in of_features:
+                raise PlatformError(f"{name!r} cannot be changed. Features: {', '.join(of_features) or 'none'}.")
+        with self._attached() as attached:
+            for name, function in hooks:
+                if name in of_features:
+                    attached.edit(_as_edit(name, function), of_features[name])
+            others = [(name, function) for name, function in hooks if name not in of_features]
+            return self.bridge.run_with_hooks(*args, fwd_hooks=others, **kwargs)
+
+    def run_with_hooks_with_saes(
+        self, *args: Any, saes: SAE | Iterable[SAE] = (), reset_saes_end: bool = True,
+        use_error_term: bool | None = None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        """The output with functions at hooks and these SAEs in the model."""
+        with self.saes(saes, reset_saes_end, use_error_term):
+            return self.run_with_hooks(*args, **kwargs)
+
+    @contextmanager
+    def _attached(self) -> Iterator[Attached]:
+        with attach(self.bridge.original_model, self.acts_to_saes, self._error_terms) as attached:
+            yield attached
+
+
+def _as_edit(name: str, function: HookFunction) -> Callable[[Tensor], Tensor]:
+    def edit(features: Tensor) -> Tensor:
+        changed = function(features, hook=SimpleNamespace(name=name))
+        return features if changed is None else changed
+
+    return edit
