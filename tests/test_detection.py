@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from hub_server import Hub, serving
+from hub_server import Hub
 from released import D_IN, D_SAE, K, X, layers, normal, place, read, released, weights
 from sae_platform import SAE, PlatformError
 
@@ -101,14 +101,6 @@ def temporal(root: Path) -> str:
 
 MAKERS = (gemma_scope, gemma_scope_2, llama_scope, dictionary_learning, sparsify, goodfire, deepseek_r1, hook_z, openai,
           mwhanna, temporal)  # fmt: skip
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serving(Hub()) as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-        yield hub
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from hub_server import Hub, serving
+from hub_server import Hub
 from sae_platform import SAE, PlatformError, upload_saes_to_huggingface
 from saved import trained
 
 REPO = "username/my-saes"
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serving(Hub()) as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-        yield hub
 
 
 def test_saes_are_one_commit_and_load_again(hub: Hub) -> None:
