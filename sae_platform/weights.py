@@ -66,14 +66,19 @@ def load(
 def assembled(cfg: SAEConfig, tensors: Mapping[str, Tensor], device: str, path: Path) -> SAE:
     """An SAE of these tensors, under the names and shapes of the file, in the dtype of `cfg`.
 
-    PlatformError, with the path they are from, for missing, extra, misshapen and non-finite tensors.
+    PlatformError, with the path they are from, for missing, extra, misshapen and non-finite tensors, and for a device
+    that cannot hold them.
     """
     cfg = cfg.model_copy(update={"device": "cpu", "dtype": cfg_json.dtype_name(cfg.dtype)})
     with torch.device("meta"):
         sae = cfg.module()(cfg)
     _check(path, tensors, {name: tuple(t.shape) for name, t in to_disk(sae.state_dict()).items()})
     wanted = getattr(torch, cfg.dtype)
-    state = {name: t.to(device=device, dtype=wanted) for name, t in from_disk(tensors).items()}
+    try:
+        state = {name: t.to(device=device, dtype=wanted) for name, t in from_disk(tensors).items()}
+    except (AssertionError, RuntimeError) as error:  # how torch says that there is no such device, or no room on it
+        reason = str(error).partition("\n")[0]
+        raise PlatformError(f"{path} cannot be put on the device {device!r}: {reason}.") from error
     sae.load_state_dict(state, assign=True)
     return sae.eval()
 

@@ -205,6 +205,9 @@ def test_cuda_without_cuda_is_an_error(tmp_path: Path) -> None:
     cfg = LanguageModelSAERunnerConfig(device="cuda", checkpoint_path=str(tmp_path), **TINY)
     with pytest.raises(PlatformError, match="cuda"):
         SAETrainingRunner(cfg).run()
+    trained("standard").save_model(tmp_path / "sae")
+    with pytest.raises(PlatformError, match="cannot be put on the device 'cuda'"):
+        SAE.load_from_disk(tmp_path / "sae", device="cuda")
 
 
 @pytest.mark.parametrize("architecture", ["standard", "gated", "topk", "jumprelu"])
