@@ -111,6 +111,11 @@ class SAEMetadata(BaseModel):
     source: dict[str, Any] | None = Field(default=None, description="the whole [source] table of its run")
     sae_platform_version: str | None = None
 
+    @property
+    def processing(self) -> dict[str, Any]:
+        """How TransformerLens is to process the weights of the model, for its activations to be what the SAE reads."""
+        return dict((self.model_extra or {}).get("model_from_pretrained_kwargs") or {})
+
 
 class ArchitectureName(str):
     """A word that may be called, since `cfg.architecture` is one in SAELens before 6 and a method since."""

@@ -101,6 +101,10 @@ class EvaluationConfig(BaseModel):
     preservation_tokens: NonNegativeInt = Field(
         32_768, description="held-out tokens on which the model runs with the SAE in it; 0: not measured"
     )
+    every: NonNegativeInt = Field(
+        0, description="steps between measurements of model preservation while training; 0: only at the end"
+    )
+    tokens_while_training: PositiveInt = Field(4096, description="held-out tokens for each of these")
 
 
 class RunConfig(BaseModel):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from sae_platform.sae import SAE
 from sae_platform.weights import find_sae_folder
 
 CONTEXTS_AT_ONCE = 8  # logits of [contexts, size, vocabulary] are the largest tensors here
+CENTRED = "center_writing_weights"
 PASSES = ("without_sae", "with_sae", "with_ablation", "with_mean_ablation")
 
 
@@ -42,12 +44,40 @@ def evaluate(
     source = source or recorded_source(sae)
     if source.d_in != sae.d_in:
         raise PlatformError(f"The SAE reads activations of width {sae.d_in}, but the source has width {source.d_in}.")
+    if sae.cfg.metadata.processing.get(CENTRED) and not source.metadata.processing.get(CENTRED):
+        raise PlatformError(f"The SAE reads centred activations: set {CENTRED} = true in the source.")
+    with _as_used(sae):
+        return evaluate_with_density(sae, source, settings)[0]
+
+
+def preservation_while_training(
+    sae: SAE, source: ActivationSource, x: Tensor, settings: EvaluationConfig
+) -> dict[str, float]:
+    """How well the model keeps working with an SAE that is being trained; `x` [rows, d_in] are activations.
+
+    Nothing for a source without a causal language model.
+    """
+    if not isinstance(source, LanguageModelSource) or not source.causal:
+        return {}
+    with _as_used(sae):
+        mean = x.double().mean(0)
+        return model_metrics(preservation(sae, source, mean, settings.tokens_while_training))
+
+
+def model_metrics(results: Mapping[str, float]) -> dict[str, float]:
+    """Of the metrics, those of the model with the SAE in it."""
+    return {name: value for name, value in results.items() if name.startswith(("ce_loss_", "kl_div_"))}
+
+
+@contextmanager
+def _as_used(sae: SAE) -> Iterator[None]:
+    """While open, the SAE is not in training mode."""
     training = sae.training
+    sae.eval()
     try:
-        results, _ = evaluate_with_density(sae.eval(), source, settings)
+        yield
     finally:
         sae.train(training)
-    return results
 
 
 @torch.no_grad()
@@ -70,6 +100,7 @@ def evaluate_with_density(
     return {**results, **source.score(sae), "metrics_version": metrics.VERSION}, sparsity.density
 
 
+@torch.no_grad()
 def preservation(sae: SAE, source: LanguageModelSource, mean: Tensor, tokens: int) -> dict[str, float]:
     """Next-token losses of the model with something else in place of its activations; `mean` [d_in] is one of them."""
     sums = {name: {"ce": torch.zeros(()), "kl": torch.zeros(())} for name in PASSES}

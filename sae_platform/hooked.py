@@ -17,10 +17,10 @@ from torch import Tensor
 
 from sae_platform.errors import PlatformError, choices, nearest
 from sae_platform.hook_names import find_hook
-from sae_platform.hooks import HookPoint, hooked
+from sae_platform.hooks import HookPoint
 from sae_platform.sae import SAE
 
-FEATURES = "hook_sae_acts_post"
+INPUT, PRE, FEATURES = "hook_sae_input", "hook_sae_acts_pre", "hook_sae_acts_post"
 ErrorTerms = bool | None | Mapping[str, bool | None]  # of all, or by hook; None: as each SAE says
 Edit = Callable[[Tensor], Tensor]  # features [..., d_sae] to what stands in for them
 
@@ -28,8 +28,8 @@ Edit = Callable[[Tensor], Tensor]  # features [..., d_sae] to what stands in for
 class Attached(Mapping[str, Tensor]):
     """SAEs in a model: what they computed in its last forward pass, and what is done to their features in the next.
 
-    A Mapping of `{hook}.hook_sae_input`, `.hook_sae_acts_post`, `.hook_sae_recons`, `.hook_sae_output` and, with error
-    terms, `.hook_sae_error`.
+    A Mapping of `{hook}.hook_sae_input`, `.hook_sae_acts_pre` (computed when it is asked for), `.hook_sae_acts_post`,
+    `.hook_sae_recons`, `.hook_sae_output` and, with error terms, `.hook_sae_error`.
     """
 
     def __init__(self, saes: Mapping[str, SAE], use_error_term: ErrorTerms) -> None:
@@ -42,15 +42,18 @@ class Attached(Mapping[str, Tensor]):
         self._computed: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
+        if name in self._pre():
+            hook = name.removesuffix(f".{PRE}")
+            return self._saes[hook].preactivations(self._computed[f"{hook}.{INPUT}"])
         if name not in self._computed:
-            raise KeyError(f"There is no {name!r}.{nearest(name, self._computed)} Computed: {choices(self._computed)}.")
+            raise KeyError(f"There is no {name!r}.{nearest(name, self)} Computed: {choices(self)}.")
         return self._computed[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._computed)
+        return iter([*self._computed, *self._pre()])
 
     def __len__(self) -> int:
-        return len(self._computed)
+        return len(self._computed) + len(self._pre())
 
     def edit(self, function: Edit, hook: str | None = None) -> None:
         """Let a function of the features [..., d_sae] stand in for them. PlatformError for an unknown hook."""
@@ -87,7 +90,7 @@ class Attached(Mapping[str, Tensor]):
         for edit in self._edits[hook]:
             features = edit(features)
         y = recons = sae.decode(features, x)
-        self._computed |= {f"{hook}.hook_sae_input": x, f"{hook}.{FEATURES}": features}
+        self._computed |= {f"{hook}.{INPUT}": x, f"{hook}.{FEATURES}": features}
         if self._adds_error[hook]:
             with torch.no_grad():
                 error = x - sae.decode(clean, x)
@@ -95,6 +98,14 @@ class Attached(Mapping[str, Tensor]):
             self._computed[f"{hook}.hook_sae_error"] = error
         self._computed |= {f"{hook}.hook_sae_recons": recons, f"{hook}.hook_sae_output": y}
         return y
+
+    def _pre(self) -> list[str]:
+        """The names of pre-activations that can be computed."""
+        return [
+            f"{hook}.{PRE}"
+            for hook, sae in self._saes.items()
+            if f"{hook}.{INPUT}" in self._computed and type(sae).preactivations is not SAE.preactivations
+        ]
 
     def _hook(self, hook: str | None) -> str:
         if hook is None and len(self._saes) == 1:
@@ -116,12 +127,12 @@ def attach(
 ) -> Iterator[Attached]:
     """While open, the model runs with these SAEs at their hooks; afterwards, and after an exception, it is as before.
 
-    `model` is any torch module; `saes` are found at their own `hook_name`, or at the hooks that they are given by.
-    `use_error_term` adds what each fails to reconstruct (None: as each SAE says). PlatformError, before anything is
-    attached, for a hook that the model does not have, or two SAEs at one.
+    `model` is any torch module, or a TransformerLens bridge; `saes` are found at their own `hook_name`, or at the hooks
+    that they are given by. `use_error_term` adds what each fails to reconstruct (None: as each SAE says).
+    PlatformError, before anything is attached, for a hook that the model does not have, or two SAEs at one.
     """
     by_hook = _by_hook(saes)
-    points = {hook: (find_hook(model, hook), _written(model, sae)) for hook, sae in by_hook.items()}
+    points = {hook: (place_of(model, sae, hook), _written(model, sae)) for hook, sae in by_hook.items()}
     attached = Attached(by_hook, use_error_term)
     with ExitStack() as stack:
         for hook, (reads, writes) in points.items():
@@ -129,11 +140,16 @@ def attach(
         yield attached
 
 
+def place_of(model: Any, sae: SAE, hook: str) -> HookPoint:
+    """Where a model has what an SAE reads, weights processed as the SAE's metadata asks. PlatformError if nowhere."""
+    return find_hook(model, hook, sae.cfg.metadata.processing)
+
+
 @contextmanager
 def _spliced(attached: Attached, hook: str, reads: HookPoint, writes: HookPoint | None) -> Iterator[None]:
     """An SAE in place of what it reads, or a transcoder in place of what it writes."""
     if writes is None:
-        with hooked(reads, lambda x: attached.computed(hook, x).to(x)):
+        with reads.hooked(lambda x: attached.computed(hook, x).to(x)):
             yield
         return
     waiting: list[Tensor] = []
@@ -142,7 +158,7 @@ def _spliced(attached: Attached, hook: str, reads: HookPoint, writes: HookPoint 
         waiting.append(x)
         return x
 
-    with hooked(reads, keep), hooked(writes, lambda y: attached.computed(hook, waiting.pop()).to(y)):
+    with reads.hooked(keep), writes.hooked(lambda y: attached.computed(hook, waiting.pop()).to(y)):
         yield
 
 
@@ -167,4 +183,4 @@ def _written(model: Any, sae: SAE) -> HookPoint | None:
     place = (sae.cfg.metadata.model_extra or {}).get("hook_name_out")
     if place is None:
         raise PlatformError("This transcoder does not say where it writes: sae.describe(hook_name_out=...) says it.")
-    return find_hook(model, place)
+    return place_of(model, sae, place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -16,13 +16,14 @@ from sae_platform.hooked import FEATURES, Attached, attach
 from sae_platform.sae import SAE
 
 HookFunction = Callable[..., Any]  # (activation, hook=...) to what stands in for it, or None
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 
 
 class HookedSAETransformer:
     """A model that runs with the SAEs added to it; everything that is not here is the bridge's own.
 
-    SAEs are found at their `hook_name`, one at each; a hook that the model does not have is an error. Weights are not
-    processed, as by `from_pretrained_no_processing`.
+    SAEs are found at their `hook_name`, one at each; a hook that the model does not have is an error. One whose
+    metadata asks for centred weights gets centred activations, whether the weights of the model are centred or not.
     """
 
     def __init__(self, bridge: Any) -> None:
@@ -31,15 +32,31 @@ class HookedSAETransformer:
         self._error_terms: dict[str, bool | None] = {}
 
     @classmethod
-    def from_pretrained(cls, model_name: str, device: str = "cpu", dtype: str = "float32", **settings: Any) -> Self:
-        """A model by its name on the hub or its folder. PlatformError when TransformerLens is not installed."""
+    def from_pretrained(
+        cls, model_name: str, device: str = "cpu", dtype: str | torch.dtype = "float32", fold_ln: bool = False,
+        center_writing_weights: bool = False, center_unembed: bool = False, fold_value_biases: bool = False,
+        **settings: Any,
+    ) -> Self:  # fmt: skip
+        """A model by its name on the hub or its folder; its weights are processed only as is asked for.
+
+        `settings` are those of `TransformerBridge.boot_transformers`. PlatformError when TransformerLens is not
+        installed.
+        """
         if find_spec("transformer_lens") is None:
             raise PlatformError("This needs TransformerLens 4: pip install 'sae-platform[transformer-lens]'.")
         from transformer_lens.model_bridge import TransformerBridge
 
-        return cls(
-            TransformerBridge.boot_transformers(model_name, device=device, dtype=getattr(torch, dtype), **settings)
-        )
+        kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        bridge = TransformerBridge.boot_transformers(model_name, device=device, dtype=kind, **settings)
+        processing = {
+            "fold_ln": fold_ln, "center_writing_weights": center_writing_weights, "center_unembed": center_unembed,
+            "fold_value_biases": fold_value_biases,
+        }  # fmt: skip
+        if any(processing.values()):
+            bridge.enable_compatibility_mode(disable_warnings=True, **processing)
+        return cls(bridge)
+
+    from_pretrained_no_processing = from_pretrained
 
     def __getattr__(self, name: str) -> Any:
         if name == "bridge":
@@ -53,7 +70,7 @@ class HookedSAETransformer:
     def add_sae(self, sae: SAE, use_error_term: bool | None = None) -> None:
         """Keep an SAE in the model, in place of another at its hook. PlatformError when the model has no such hook."""
         hook = sae.cfg.metadata.hook_name
-        with attach(self.bridge.original_model, sae):
+        with attach(self.bridge, sae):
             assert hook is not None
         self.acts_to_saes[hook], self._error_terms[hook] = sae, use_error_term
 
@@ -89,11 +106,21 @@ class HookedSAETransformer:
         with self.saes(saes, reset_saes_end, use_error_term):
             return self(*args, **kwargs)
 
-    def run_with_cache(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def run_with_cache(
+        self, *args: Any, names_filter: NamesFilter = None, remove_batch_dim: bool = False, **kwargs: Any
+    ) -> tuple[Any, Any]:
         """Output and cache; the SAEs' own activations are in it as `{hook}.hook_sae_acts_post` and its siblings."""
+        named = [names_filter] if isinstance(names_filter, str) else names_filter
+        of_model = named if named is None or callable(named) else [name for name in named if not _is_of_sae(name)]
         with self._attached() as attached:
-            output, cache = self.bridge.run_with_cache(*args, **kwargs)
-        (cache if isinstance(cache, dict) else cache.cache_dict).update(attached)
+            output, cache = self.bridge.run_with_cache(
+                *args, names_filter=of_model, remove_batch_dim=remove_batch_dim, **kwargs
+            )
+        for name in attached:
+            if named is None or (named(name) if callable(named) else name in named):
+                found = attached[name].detach()
+                single = remove_batch_dim and len(found) == 1
+                (cache if isinstance(cache, dict) else cache.cache_dict)[name] = found[0] if single else found
         return output, cache
 
     def run_with_cache_with_saes(
@@ -109,7 +136,7 @@ class HookedSAETransformer:
         of_features = {f"{hook}.{FEATURES}": hook for hook in self.acts_to_saes}
         hooks = list(fwd_hooks)
         for name, _ in hooks:
-            if isinstance(name, str) and ".hook_sae_" in name and name not in of_features:
+            if isinstance(name, str) and _is_of_sae(name) and name not in of_features:
                 raise PlatformError(f"{name!r} cannot be changed. Features: {', '.join(of_features) or 'none'}.")
         with self._attached() as attached:
             for name, function in hooks:
@@ -128,8 +155,12 @@ class HookedSAETransformer:
 
     @contextmanager
     def _attached(self) -> Iterator[Attached]:
-        with attach(self.bridge.original_model, self.acts_to_saes, self._error_terms) as attached:
+        with attach(self.bridge, self.acts_to_saes, self._error_terms) as attached:
             yield attached
+
+
+def _is_of_sae(name: str) -> bool:
+    return ".hook_sae_" in name
 
 
 def _as_edit(name: str, function: HookFunction) -> Callable[[Tensor], Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,14 +13,46 @@ from torch import Tensor, nn
 
 from sae_platform.activations import Replace
 from sae_platform.errors import PlatformError
+from sae_platform.parts import WHOLE, Part
+
+
+class HookPoint(ABC):
+    """A place in a model."""
+
+    @abstractmethod
+    def hooked(self, function: Replace) -> AbstractContextManager[None]:
+        """While open, `function` of the activations stands in for them; afterwards the model is as before."""
 
 
 @dataclass(frozen=True)
-class HookPoint:
-    """One side of one module."""
+class ModuleHook(HookPoint):
+    """What a module reads or gives, or a part of it."""
 
     module: nn.Module
     side: Literal["input", "output"] = "output"
+    part: Part = WHOLE
+    carried_by: nn.Module | None = None  # adds what `module` reads to its output, and so must add what stands in for it
+
+    @contextmanager
+    def hooked(self, function: Replace) -> Iterator[None]:
+        differences: list[Tensor] = []
+
+        def replace(x: Tensor, read: Tensor) -> Tensor:
+            new = in_part(self.part, x, read, function)
+            if self.carried_by is not None and new is not x:
+                differences[:] = [new - x]
+            return new
+
+        with ExitStack() as stack:
+            if self.side == "input":
+                handle = self.module.register_forward_pre_hook(_on_input(replace), with_kwargs=True)
+            else:
+                handle = self.module.register_forward_hook(_on_output(replace), with_kwargs=True)
+            stack.callback(handle.remove)
+            if self.carried_by is not None:
+                carry = _on_output(lambda x, _: x + differences.pop() if differences else x)
+                stack.callback(self.carried_by.register_forward_hook(carry, with_kwargs=True).remove)
+            yield
 
 
 def read(model: Any, point: HookPoint, tokens: Tensor) -> Tensor:
@@ -30,50 +63,58 @@ def read(model: Any, point: HookPoint, tokens: Tensor) -> Tensor:
         found.append(x)
         raise _Reached
 
-    with hooked(point, keep):
+    with point.hooked(keep):
         try:
-            getattr(model, "base_model", model)(tokens)
+            (model if is_bridge(model) else getattr(model, "base_model", model))(tokens)
         except _Reached:
             return found[0]
     raise PlatformError("The hook was never reached: the model does not use this module in its forward pass.")
 
 
-@contextmanager
-def hooked(point: HookPoint, function: Replace) -> Iterator[None]:
-    """While open, `function` of the activations stands in for them; afterwards the model is as before."""
-    if point.side == "input":
-        handle = point.module.register_forward_pre_hook(_on_input(function), with_kwargs=True)
-    else:
-        handle = point.module.register_forward_hook(_on_output(function))
-    try:
-        yield
-    finally:
-        handle.remove()
+def is_bridge(model: Any) -> bool:
+    """Whether a model is TransformerLens' bridge around another."""
+    return hasattr(model, "hook_dict") and hasattr(model, "original_model")
+
+
+def in_part(part: Part, x: Tensor, read: Tensor, function: Replace) -> Tensor:
+    """`x`, or with `function` of a part of it in that place, where it gives another tensor."""
+    old = part.take(x, read)
+    new = function(old)
+    return x if new is old else part.put(x, new)
 
 
 class _Reached(Exception):
     """Leaves the forward pass once the hook has been read."""
 
 
-def _on_input(function: Replace) -> Callable[[nn.Module, Any, Any], tuple[Any, Any]]:
+InPlace = Callable[[Tensor, Tensor], Tensor]  # a tensor, and the one that the module read, to what stands in for it
+
+
+def _on_input(function: InPlace) -> Callable[[nn.Module, Any, Any], tuple[Any, Any]]:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        x = _first(args, kwargs)
         if args:
-            return (function(args[0]), *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": function(kwargs["hidden_states"])}
+            return (function(x, x), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": function(x, x)}
 
     return hook
 
 
-def _on_output(function: Replace) -> Callable[[nn.Module, Any, Any], Any]:
-    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+def _on_output(function: InPlace) -> Callable[[nn.Module, Any, Any, Any], Any]:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        x = _first(args, kwargs)
         if isinstance(output, dict):  # as transformers' ModelOutput is
             name = "last_hidden_state" if "last_hidden_state" in output else next(iter(output))
-            return type(output)(**{**output, name: function(output[name])})
+            return type(output)(**{**output, name: function(output[name], x)})
         if isinstance(output, tuple):
-            return (function(output[0]), *output[1:])
-        return function(output)
+            return (function(output[0], x), *output[1:])
+        return function(output, x)
 
     return hook
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else kwargs.get("hidden_states")
 
 
 def rows_of(x: Tensor, tokens: Tensor) -> Tensor:

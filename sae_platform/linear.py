@@ -101,6 +101,12 @@ class LinearSAE(SAE):
         """Loss terms besides the reconstruction error."""
         return {}
 
+    def preactivations(self, x: Tensor) -> Tensor:
+        """Activations [..., d_in] to what `activate` gets of them, [..., d_sae]."""
+        x = self.flattened(x)
+        pre = self._preactivations(self._normalized(self._rows(x))[0], sparse=False)
+        return pre.dense().view(*x.shape[:-1], self.d_sae)
+
     def encode(self, x: Tensor) -> Tensor:
         x = self.flattened(x)
         features = self.activate(self._preactivations(self._normalized(self._rows(x))[0], sparse=False))

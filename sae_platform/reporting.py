@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -59,6 +59,13 @@ class Reports:
             self.say(self._notices.pop(0))
         self._record(step, {**metrics, "tokens_per_second": speed, "tokens": float(tokens)})
         self.writer.heartbeat(step, tokens)
+
+    def measured(self, step: int, measure: Callable[[], Mapping[str, float]]) -> None:
+        """Record what is measured besides training, whose speed does not suffer from it."""
+        started = time.perf_counter()
+        if metrics := measure():
+            self._record(step, metrics)
+        self._looked += time.perf_counter() - started
 
     def trained(self, step: int, tokens: int, seconds: float) -> None:
         """Record what the whole training took, from opening the source to the last step."""

@@ -18,6 +18,8 @@ from sae_platform.errors import PlatformError
 from sae_platform.pretrained import Origin
 from sae_platform.sparse import Features, SparseFeatures, Workspace
 
+HEADS = ("hook_q", "hook_k", "hook_v", "hook_z")  # where TransformerLens has [..., heads, d_head]
+
 
 class Coefficient(NamedTuple):
     """A loss coefficient that rises linearly from 0 to `value` over the first `warm_up_steps` steps."""
@@ -81,6 +83,10 @@ class SAE(nn.Module, ABC):
     def encode(self, x: Tensor) -> Tensor:
         """Activations [..., d_in] to features [..., d_sae], zero where inactive."""
 
+    def preactivations(self, x: Tensor) -> Tensor:
+        """Activations [..., d_in] to what decides over features [..., d_sae]. PlatformError where there is no such."""
+        raise PlatformError(f"A {self._cfg.architecture} SAE has no pre-activations.")
+
     def encode_sparse(self, x: Tensor) -> SparseFeatures:
         """Activations [..., d_in] to the active features alone; leading dimensions become rows."""
         features = self.encode(x).reshape(-1, self.d_sae)
@@ -107,7 +113,7 @@ class SAE(nn.Module, ABC):
 
     def flattened(self, x: Tensor) -> Tensor:
         """Activations of attention heads [..., heads, d_head] as [..., d_in], where the SAE reads such; else `x`."""
-        at_heads = (self._cfg.metadata.hook_name or "").endswith("_z") and x.ndim > 1 and x.shape[-1] != self.d_in
+        at_heads = (self._cfg.metadata.hook_name or "").endswith(HEADS) and x.ndim > 1 and x.shape[-1] != self.d_in
         return x.flatten(-2) if at_heads and x.shape[-1] * x.shape[-2] == self.d_in else x
 
     def fold_W_dec_norm(self) -> None:

@@ -10,35 +10,18 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, Posit
 
 from sae_platform.components import LoggerConfig, Normalization, SAEConfig
 from sae_platform.config import RunConfig
-from sae_platform.errors import PlatformError, choices, nearest
+from sae_platform.errors import PlatformError, choices
+from sae_platform.saelens_words import OF_SAES, SCHEDULES, in_our_words
 
 if TYPE_CHECKING:
     from sae_platform.runs import RunDirectory
     from sae_platform.sae import SAE
 
-SCHEDULES = {"constant": "constant", "cosineannealing": "cosine"}
 OLD_SCALE = 0.01  # an l1_coefficient below it was chosen for an error averaged over d_in
 REVIVED = {
     "topk": "AuxK (aux_loss_coefficient) revives dead features",
     "gated": "its auxiliary reconstruction keeps features alive",
     "jumprelu": "pre_act_loss_coefficient revives dead features",
-}
-NOT_HERE = {
-    "b_dec_init_method": "b_dec starts at the mean of the data",
-    "normalize_sae_decoder": "decoder norms are part of the penalty instead",
-    "scale_sparsity_penalty_by_decoder_norm": "the penalty always is",
-    "decoder_orthogonal_init": "decoder rows start random, of norm decoder_init_norm",
-    "init_encoder_as_decoder_transpose": "the encoder always starts so",
-    "noise_scale": "no noise is added",
-    "mse_loss_normalization": "use normalize_activations",
-    "finetuning_tokens": "SAEs are not finetuned",
-    "finetuning_method": "SAEs are not finetuned",
-    "resume": "runs are not resumed",
-    "hook_head_index": "an SAE reads all heads of a hook",
-    "use_cached_activations": "activations are made while training",
-    "is_dataset_tokenized": "texts are tokenized while training",
-    "compile_llm": "models are not compiled",
-    "compile_sae": "steps run on the active features alone, uncompiled",
 }
 
 
@@ -52,6 +35,7 @@ class LoggingConfig(BaseModel):
     wandb_id: str | None = None
     run_name: str | None = None
     wandb_log_frequency: PositiveInt = 10
+    eval_every_n_wandb_logs: PositiveInt = 100
 
 
 class LanguageModelSAERunnerConfig(BaseModel):
@@ -66,6 +50,7 @@ class LanguageModelSAERunnerConfig(BaseModel):
     model_name: str = "tinypy"  # embedded; any Hugging Face name or local folder
     hook_name: str = "blocks.1.hook_resid_post"
     hook_layer: int | None = None  # held to hook_name
+    model_from_pretrained_kwargs: dict[str, Any] | None = None  # {"center_writing_weights": True}: centred
     d_in: PositiveInt | None = None  # held to the width of the activations
     # text
     dataset_path: str = "stdlib"  # Python's own source code; any dataset's name, file or folder
@@ -110,6 +95,9 @@ class LanguageModelSAERunnerConfig(BaseModel):
     dead_feature_window: PositiveInt = 1000
     feature_sampling_window: PositiveInt = 2000
     dead_feature_threshold: float = 1e-8
+    # how often, and on how much held-out text, it is measured how well the model keeps working with the SAE in it
+    n_eval_batches: PositiveInt = 10
+    eval_batch_size_prompts: PositiveInt | None = None  # store_batch_size_prompts
     # where it goes
     log_to_wandb: bool = False
     wandb_project: str = "sae_lens_training"
@@ -117,19 +105,13 @@ class LanguageModelSAERunnerConfig(BaseModel):
     wandb_id: str | None = None
     run_name: str | None = None
     wandb_log_frequency: PositiveInt = 10
+    eval_every_n_wandb_logs: PositiveInt = 100
     logger: LoggingConfig | None = None  # all of these at once
     checkpoint_path: str = "checkpoints"  # the folder of runs
     n_checkpoints: NonNegativeInt = 0
 
     def __init__(self, **settings: Any) -> None:
-        known = type(self).model_fields
-        for name in settings:
-            if name in NOT_HERE:
-                raise PlatformError(f"{name} is a setting of SAELens that is not here: {NOT_HERE[name]}. Leave it out.")
-            if name not in known:
-                raise PlatformError(
-                    f"{name} is not a setting of a run.{nearest(name, known)} Settings: {choices(known)}."
-                )
+        settings = in_our_words(settings, list(type(self).model_fields))
         try:
             super().__init__(**settings)
         except ValidationError as error:
@@ -144,13 +126,14 @@ class LanguageModelSAERunnerConfig(BaseModel):
         logging = self.logger or LoggingConfig(
             log_to_wandb=self.log_to_wandb, wandb_project=self.wandb_project, wandb_entity=self.wandb_entity,
             wandb_id=self.wandb_id, run_name=self.run_name, wandb_log_frequency=self.wandb_log_frequency,
+            eval_every_n_wandb_logs=self.eval_every_n_wandb_logs,
         )  # fmt: skip
         batch = self.train_batch_size_tokens
         steps = -(-self.training_tokens // batch)
         source = {
             "kind": "transformers", "model": self.model_name, "dataset": self.dataset_path, "streaming": self.streaming,
             "hook_name": self.hook_name, "context_size": self.context_size, "batch_size": self.store_batch_size_prompts,
-            "dtype": self.dtype, "device": self.device,
+            "dtype": self.dtype, "device": self.device, "center_writing_weights": self._centres(),
             "token_policy": {
                 "prepend_bos": self.prepend_bos, "exclude_special_tokens": self.exclude_special_tokens,
                 "separator": self.sequence_separator_token or "none",
@@ -170,7 +153,21 @@ class LanguageModelSAERunnerConfig(BaseModel):
         }  # fmt: skip
         loggers = [] if not logging.log_to_wandb else [_wandb(logging)]
         sae = self.sae if self.sae is not None else {"d_in": self.d_in, **self._sae()}
-        return RunConfig(source=source, sae=sae, training=training, loggers=loggers)
+        prompts = self.eval_batch_size_prompts or self.store_batch_size_prompts
+        evaluation = {
+            "every": logging.eval_every_n_wandb_logs * logging.wandb_log_frequency,
+            "tokens_while_training": self.n_eval_batches * prompts * self.context_size,
+        }  # fmt: skip
+        return RunConfig(source=source, sae=sae, training=training, evaluation=evaluation, loggers=loggers)
+
+    def _centres(self) -> bool:
+        """Whether the residual stream is read as it is with centred weights."""
+        asked = [name for name, value in (self.model_from_pretrained_kwargs or {}).items() if value]
+        if others := [name for name in asked if name != "center_writing_weights"]:
+            raise PlatformError(
+                f"model_from_pretrained_kwargs has {choices(others)}, and only center_writing_weights is here."
+            )
+        return bool(asked)
 
     def _check(self, given: dict[str, Any]) -> None:
         if self.d_sae is not None and self.expansion_factor is not None:
@@ -286,17 +283,9 @@ def JumpReLUTrainingSAEConfig(**settings: Any) -> SAEConfig:
     return _training_sae("jumprelu", settings)
 
 
-THEIRS = {
-    "jumprelu_init_threshold": "threshold_init",
-    "jumprelu_bandwidth": "bandwidth",
-    "jumprelu_sparsity_loss_mode": "sparsity_loss",
-    "jumprelu_tanh_scale": "tanh_scale",
-}
-
-
 def _training_sae(architecture: str, settings: dict[str, Any]) -> SAEConfig:
     """The configuration of an architecture, in the words of SAELens 6."""
-    return SAEConfig(architecture=architecture, **{THEIRS.get(name, name): value for name, value in settings.items()})
+    return SAEConfig(architecture=architecture, **{OF_SAES.get(name, name): value for name, value in settings.items()})
 
 
 def _wandb(logging: LoggingConfig) -> LoggerConfig:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class ActivationsStore:
     """Tokens and activations of a model's training text, again and again from its beginning.
 
-    `model` is a transformers model, or a TransformerLens bridge around one; `source` the configuration of a source that
-    takes one that is loaded.
+    `model` is a transformers model, a TransformerLens bridge around one, or a HookedSAETransformer, whose SAEs are not
+    in effect here; `source` the configuration of a source that takes a model that is loaded.
     """
 
     def __init__(
@@ -31,8 +31,8 @@ class ActivationsStore:
         tokenizer: Any = None, seed: int = 0,
     ) -> None:  # fmt: skip
         """PlatformError when the model has no such hook, or the dataset no text."""
-        original = getattr(model, "original_model", model)
-        opened = source.build(seed, model=original, tokenizer=tokenizer or getattr(model, "tokenizer", None))
+        bare = getattr(model, "bridge", model)
+        opened = source.build(seed, model=bare, tokenizer=tokenizer or getattr(model, "tokenizer", None))
         if not isinstance(opened, LanguageModelSource):
             raise PlatformError(f"An ActivationsStore reads a language model, and {type(source).__name__} has none.")
         self.source = opened
@@ -73,6 +73,7 @@ class ActivationsStore:
             {
                 "kind": "transformers", "hook_name": metadata.hook_name, "dataset": text, "streaming": streaming,
                 "context_size": size, "batch_size": store_batch_size_prompts, "token_policy": policy,
+                "center_writing_weights": metadata.processing.get("center_writing_weights", False),
             }
         )  # fmt: skip
         buffer = n_batches_in_buffer * store_batch_size_prompts * size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from sae_platform.buffer import ShuffleBuffer, capacity_of
 from sae_platform.components import SAEConfig
 from sae_platform.config import RunConfig, TrainingConfig, read_run
 from sae_platform.errors import Interrupted, PlatformError
+from sae_platform.evaluation import model_metrics, preservation_while_training
 from sae_platform.finishing import finish
 from sae_platform.reporting import Display, Reports
 from sae_platform.runs import RunDirectory
@@ -71,6 +73,10 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
                 due = settings.checkpoint_every and step % settings.checkpoint_every == 0
                 if step % settings.log_every == 0 or step == settings.steps or due or stopped:
                     reports.log(step, stats.tokens, {**stats.window(), **trainee.rates})
+                if run.evaluation.every and step % run.evaluation.every == 0 and not stopped:
+                    reports.measured(
+                        step, partial(preservation_while_training, trainee.sae, source, batch.x, run.evaluation)
+                    )
                 if due or stopped:
                     path = checkpoints.save_checkpoint(
                         writer.checkpoints_path, step, stats.tokens, trainee.sae, trainee.optimizer,
@@ -81,7 +87,8 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
                     load = f'SAE.load_from_disk("{path / "sae"}")'
                     raise Interrupted(f"Stopped after step {step}. Load what there is with {load}.", stopped)
             reports.trained(step, stats.tokens, time.perf_counter() - started)
-            finish(reports, run, trainee.sae, source, batch.x, signals)
+            results = finish(reports, run, trainee.sae, source, batch.x, signals)
+            reports.measured(step, partial(model_metrics, results))
     return RunDirectory(writer.path)
 
 

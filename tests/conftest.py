@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from hub_server import Hub, serving
+from language_models import model_folder, text_file  # noqa: F401
 from sae_platform import registry
 from sae_platform.activations import Batch
 from sae_platform.hookspecs import GROUP

@@ -127,7 +127,7 @@ def test_a_setting_below_a_value_is_refused() -> None:
          " Did you mean 'separator'? Settings: context_size, exclude_special_tokens, prepend_bos, separator."),
         ("training.token=3", "training.token is not a setting of [training]. Did you mean 'tokens'? Settings: adam_"),
         ("evaluation.token=3", "evaluation.token is not a setting of [evaluation]. Did you mean 'tokens'?"
-         " Settings: preservation_tokens, tokens."),
+         " Settings: every, preservation_tokens, tokens"),
         ("trainin.tokens=3", "trainin is not a setting. Did you mean 'training'?"
          " Settings: evaluation, loggers, sae, source, training."),
     ],
@@ -323,7 +323,7 @@ def test_the_schema_knows_every_installed_kind(install) -> None:
 
     tables = schema["properties"]
     assert kinds(tables["sae"], "architecture") == {"standard", "gated", "topk", "abstopk", "jumprelu"}
-    assert kinds(tables["source"], "kind") == {"transformers", "synthetic"}
+    assert kinds(tables["source"], "kind") == {"transformers", "transformer_lens", "synthetic"}
     assert kinds(tables["loggers"]["items"], "kind") == {"diary", "wandb"}
     assert all("description" in field for name, field in schema["$defs"]["TrainingConfig"]["properties"].items()
                if not name.startswith("adam_"))  # fmt: skip

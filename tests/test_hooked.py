@@ -101,7 +101,7 @@ def test_several_saes_and_generation(model: Any) -> None:
     clean = model(TOKENS).logits
     with attach(model, saes) as attached:
         model.generate(TOKENS, max_new_tokens=3, do_sample=False, pad_token_id=0)
-        assert len(attached) == 12
+        assert len(attached) == 15  # five of each
     assert torch.equal(model(TOKENS).logits, clean)
 
 

@@ -184,7 +184,7 @@ def test_neuronpedia(hub: Hub) -> None:
     ("settings", "message"),
     [
         ({"l1_coeficient": 1.0}, "l1_coeficient is not a setting of a run. Did you mean 'l1_coefficient'"),
-        ({"noise_scale": 0.1}, "noise_scale is a setting of SAELens that is not here: no noise is added"),
+        ({"noise_scale": 0.1}, "noise_scale = 0.1 is a setting of SAELens that is not here: no noise is added"),
         ({"d_sae": 64, "expansion_factor": 2}, "say the same thing"),
         ({"expansion_factor": 2}, "give d_in too"),
         ({"hook_layer": 3}, "hook_layer is 3, but hook_name 'blocks.1.hook_resid_post' is of layer 1"),

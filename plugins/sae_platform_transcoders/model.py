@@ -34,8 +34,11 @@ class Transcoder(SAE):
         """The encoder as [d_in, d_sae], a view of its rows."""
         return self.W_enc_rows.T
 
+    def preactivations(self, x: Tensor) -> Tensor:
+        return self._input(x) @ self.W_enc + self.b_enc
+
     def encode(self, x: Tensor) -> Tensor:
-        pre = self._input(x) @ self.W_enc + self.b_enc
+        pre = self.preactivations(x)
         if self._cfg.jumps:
             return pre.relu() * (pre > self.threshold)
         if isinstance(self._cfg, TopKTranscoderConfig):

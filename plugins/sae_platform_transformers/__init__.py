@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from sae_platform_transformers.source import TransformersSource
 
 
-class TransformersSourceConfig(ActivationSourceConfig):
+class LanguageModelConfig(ActivationSourceConfig):
     """A frozen language model, the place in it to read, and the text to run it on."""
 
-    kind: Literal["transformers"] = "transformers"
-    model: str = Field("tinypy", description="tinypy (embedded, no network needed), a Hugging Face name or a folder")
+    model: str = Field(
+        "tinypy",
+        description="tinypy (embedded, no network needed), a name of Hugging Face or TransformerLens, or a folder",
+    )
     model_revision: str | None = Field(None, description="branch, tag or commit of the model on the hub")
     dataset: str = Field(
         "stdlib",
@@ -31,8 +33,13 @@ class TransformersSourceConfig(ActivationSourceConfig):
     hook_name: str = Field(
         "blocks.1.hook_resid_post",
         description="where to read: blocks.L.hook_resid_pre, _resid_mid, _resid_post, _mlp_out or _attn_out, "
-        "their short forms such as resid_post.L, layers.L, blocks.L.attn.hook_z, blocks.L.mlp.hook_in, or the path of "
-        "any module in the model",
+        "their short forms such as resid_post.L, layers.L, places in a layer such as blocks.L.attn.hook_z, or the path "
+        "of any module in the model",
+    )
+    center_writing_weights: bool = Field(
+        False,
+        description="read the residual stream without its mean, as TransformerLens has it of models with LayerNorms "
+        "whose writing weights it centred",
     )
     context_size: PositiveInt = Field(128, description="tokens in a context, the beginning-of-sequence token included")
     batch_size: PositiveInt = Field(16, description="contexts in one run of the model")
@@ -52,10 +59,21 @@ class TransformersSourceConfig(ActivationSourceConfig):
             raise ValueError("a context of 1 token has no room for text behind the one that prepend_bos puts first")
         return policy.model_copy(update={"context_size": size})
 
+    @property
+    def processing(self) -> dict[str, Any]:
+        """What of TransformerLens' processing of weights is asked for."""
+        return {"center_writing_weights": True} if self.center_writing_weights else {}
+
+
+class TransformersSourceConfig(LanguageModelConfig):
+    """A model as transformers loads it."""
+
+    kind: Literal["transformers"] = "transformers"
+
     def build(self, seed: int = 0, model: Any = None, tokenizer: Any = None) -> TransformersSource:
         """Find the hook, the text and the model, in this order; `model` and `tokenizer` may be given, loaded.
 
-        PlatformError naming what is missing.
+        `model` may be a TransformerLens bridge, too. PlatformError naming what is missing.
         """
         from sae_platform_transformers.source import TransformersSource
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,17 @@ from sae_platform.errors import PlatformError
 
 EMBEDDED = {"tinypy": Path(__file__).parent / "tinypy"}
 CAUSAL = ("ForCausalLM", "LMHeadModel")
+SHORT_NAMES = {
+    r"gpt2-small": "openai-community/gpt2",
+    r"(gpt2-(?:medium|large|xl))": r"openai-community/\1",
+    r"(gemma-[\w.-]+)": r"google/\1",
+    r"(pythia-[\w.-]+)": r"EleutherAI/\1",
+    r"(gpt-neo-[\w.]+|gpt-j-6b)": r"EleutherAI/\1",
+    r"(tiny-stories|TinyStories)-(.+)": r"roneneldan/TinyStories-\2",
+    r"mistral-7b": "mistralai/Mistral-7B-v0.1",
+    r"qwen(\d[\d.]*)-(\d[\d.]*)b": r"Qwen/Qwen\1-\2B",
+    r"llama-?3\.1-8b": "meta-llama/Llama-3.1-8B",
+}
 
 
 def looks_like_a_path(name: str) -> bool:
@@ -45,9 +57,10 @@ class Checkpoint:
 
     @classmethod
     def of(cls, model: Any) -> Checkpoint:
-        """That of a model that is loaded."""
-        loading = {"pretrained_model_name_or_path": model.config.name_or_path, "trust_remote_code": False}
-        return cls(model.config.name_or_path, loading, model.config, model)
+        """That of a model that is loaded, or of one in a TransformerLens bridge."""
+        config = getattr(model, "original_model", model).config
+        loading = {"pretrained_model_name_or_path": config.name_or_path, "trust_remote_code": False}
+        return cls(config.name_or_path, loading, config, model)
 
     @property
     def causal(self) -> bool:
@@ -98,6 +111,14 @@ class Checkpoint:
         return AutoModelForCausalLM if self.causal else AutoModel
 
 
+def hub_name(name: str) -> str:
+    """The name on the hub of what TransformerLens and SAELens call by a short one; others stay as they are."""
+    for pattern, place in SHORT_NAMES.items():
+        if found := re.fullmatch(pattern, name):
+            return found.expand(place)
+    return name
+
+
 def find_model(name: str, revision: str | None = None) -> Checkpoint:
     """Read the configuration of a model. PlatformError when there is none."""
     from transformers import AutoConfig
@@ -112,7 +133,7 @@ def find_model(name: str, revision: str | None = None) -> Checkpoint:
             raise PlatformError(f"model_revision is {revision!r}, but {name!r} is a local folder without revisions.")
         loading |= {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
     else:
-        loading |= {"pretrained_model_name_or_path": name, "revision": revision}
+        loading |= {"pretrained_model_name_or_path": hub_name(name), "revision": revision}
         loading["local_files_only"] = not hub_is_reachable()
     config = _load(name, "configuration", lambda: AutoConfig.from_pretrained(**loading))
     if config.is_encoder_decoder:

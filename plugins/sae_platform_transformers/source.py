@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,33 +16,34 @@ from sae_platform.activations import Contexts, LanguageModelSource, Replace, Spl
 from sae_platform.components import SAEMetadata
 from sae_platform.errors import PlatformError
 from sae_platform.hook_names import find_hook
-from sae_platform.hooks import hooked, read, replaced, rows_of, width_at
+from sae_platform.hooks import HookPoint, read, replaced, rows_of, width_at
 from sae_platform_transformers.contexts import Packing, tokenized
 from sae_platform_transformers.models import EMBEDDED, Checkpoint, find_device, find_model
 from sae_platform_transformers.texts import open_texts
 
 if TYPE_CHECKING:
-    from sae_platform_transformers import TransformersSourceConfig
+    from sae_platform_transformers import LanguageModelConfig
 
 
 class TransformersSource(LanguageModelSource):
     """Activations of a transformers model at one hook. What is cheap to check is checked before weights are read."""
 
-    def __init__(self, cfg: TransformersSourceConfig, seed: int, model: Any = None, tokenizer: Any = None) -> None:
+    def __init__(self, cfg: LanguageModelConfig, seed: int, model: Any = None, tokenizer: Any = None) -> None:
         self.cfg = cfg
         checkpoint = find_model(cfg.model, cfg.model_revision) if model is None else Checkpoint.of(model)
-        find_hook(checkpoint.skeleton(), cfg.hook_name)
+        self.check_hook(checkpoint)
         _check_context_size(cfg, checkpoint)
-        self.device = find_device(cfg.device) if model is None else model.device
+        self.device = find_device(cfg.device) if model is None else next(model.parameters()).device
         self.texts = open_texts(cfg, seed)
         self.tokenizer = tokenizer or checkpoint.tokenizer()
         self.packing = Packing.of(cfg.token_policy, self.tokenizer, cfg.context_size)
         self._check_text()
 
-        self.model = checkpoint.model(cfg.dtype, self.device)
+        self.model = self.loaded(checkpoint)
+        self._running = Lock()  # a run may harvest in one thread and evaluate in another
         self.causal = checkpoint.causal and cfg.context_size > 1
-        self.dtype = getattr(torch, cfg.dtype) if model is None else model.dtype
-        self._hook = find_hook(self.model, cfg.hook_name)
+        self.dtype = getattr(torch, cfg.dtype) if model is None else next(model.parameters()).dtype
+        self._hook = self.hook()
         with torch.no_grad():
             self.d_in = width_at(self.model, self._hook, cfg.context_size, self.device)
         self.metadata = SAEMetadata(
@@ -51,7 +54,20 @@ class TransformersSource(LanguageModelSource):
             context_size=cfg.context_size,
             token_policy=cfg.token_policy,
             source=cfg.model_dump(mode="json") | {"model": _lasting(cfg.model), "dataset": _lasting(cfg.dataset)},
+            **({"model_from_pretrained_kwargs": cfg.processing} if cfg.processing else {}),
         )
+
+    def check_hook(self, checkpoint: Checkpoint) -> None:
+        """PlatformError when the model has no such hook, before its weights are read."""
+        find_hook(checkpoint.skeleton(), self.cfg.hook_name, self.cfg.processing)
+
+    def loaded(self, checkpoint: Checkpoint) -> Any:
+        """The model with its weights."""
+        return checkpoint.model(self.cfg.dtype, self.device)
+
+    def hook(self) -> HookPoint:
+        """The place to read in the loaded model."""
+        return find_hook(self.model, self.cfg.hook_name, self.cfg.processing)
 
     def contexts(self, split: Split, epoch: int = 0, start: int = 0) -> Iterator[Contexts]:
         size = self.cfg.batch_size
@@ -71,18 +87,20 @@ class TransformersSource(LanguageModelSource):
     @torch.no_grad()
     def activations(self, tokens: Tensor) -> Tensor:
         tokens = tokens.to(self.device)
-        return rows_of(read(self.model, self._hook, tokens), tokens).to(self.dtype)
+        with self._running:
+            return rows_of(read(self.model, self._hook, tokens), tokens).to(self.dtype)
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, replacement: Replace | None = None) -> Tensor:
         if not self.causal:
             raise PlatformError(f"{self.cfg.model!r} is no causal language model, so it has no next-token logits.")
         tokens = tokens.to(self.device)
-        if replacement is None:
-            logits: Tensor = self.model(tokens).logits
-            return logits
-        with hooked(self._hook, replaced(replacement, tokens)):
-            return self.logits(tokens)
+        with self._running, ExitStack() as stack:
+            if replacement is not None:
+                stack.enter_context(self._hook.hooked(replaced(replacement, tokens)))
+            output = self.model(tokens)
+        logits: Tensor = output if isinstance(output, Tensor) else output.logits
+        return logits
 
     def _windows(self, split: Split, epoch: int = 0) -> Iterator[list[int]]:
         return self.packing.windows(tokenized(self.tokenizer, self.texts.documents(split, epoch)))
@@ -111,7 +129,7 @@ def _lasting(name: str) -> str:
     return str(path.absolute()) if name not in (*EMBEDDED, "stdlib") and path.exists() else name
 
 
-def _check_context_size(cfg: TransformersSourceConfig, checkpoint: Checkpoint) -> None:
+def _check_context_size(cfg: LanguageModelConfig, checkpoint: Checkpoint) -> None:
     limit = getattr(checkpoint.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and cfg.context_size > limit:
         raise PlatformError(f"context_size is {cfg.context_size}, but {cfg.model!r} has only {limit} positions.")

@@ -11,7 +11,7 @@ from sae_platform_transformers.documents import Document
 from sae_platform_transformers.models import first_line, hub_is_reachable
 
 if TYPE_CHECKING:
-    from sae_platform_transformers import TransformersSourceConfig
+    from sae_platform_transformers import LanguageModelConfig
 
 BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
 
@@ -72,7 +72,7 @@ def saved_dataset(path: Path, split: str, column: str) -> Table:
     return Table(str(path), dataset[split], column)
 
 
-def hub_dataset(cfg: TransformersSourceConfig) -> Any:
+def hub_dataset(cfg: LanguageModelConfig) -> Any:
     """A dataset of the hub, streamed or downloaded as the config says."""
     from huggingface_hub import is_offline_mode
 

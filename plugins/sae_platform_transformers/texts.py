@@ -19,7 +19,7 @@ from sae_platform_transformers.stdlib import is_held_out, stdlib_documents
 from sae_platform_transformers.tables import Table, hub_dataset, is_saved_dataset, saved_dataset, text_of
 
 if TYPE_CHECKING:
-    from sae_platform_transformers import TransformersSourceConfig
+    from sae_platform_transformers import LanguageModelConfig
 
 ROWS_AT_ONCE = 256
 SHUFFLE_BUFFER = 1000
@@ -70,7 +70,7 @@ class StreamedTexts(Texts):
             yield text, text
 
 
-def open_texts(cfg: TransformersSourceConfig, seed: int) -> Texts:
+def open_texts(cfg: LanguageModelConfig, seed: int) -> Texts:
     """The texts that `cfg.dataset` names. PlatformError when they cannot be found or read."""
     if cfg.dataset == "stdlib":
         _only_one_split(cfg)
@@ -87,7 +87,7 @@ def open_texts(cfg: TransformersSourceConfig, seed: int) -> Texts:
     return FiniteTexts(Table(cfg.dataset, dataset, cfg.text_column), seed)
 
 
-def _only_one_split(cfg: TransformersSourceConfig) -> None:
+def _only_one_split(cfg: LanguageModelConfig) -> None:
     for key, value, default in (("split", cfg.dataset_split, "train"), ("config", cfg.dataset_config, None)):
         if value != default:
             raise PlatformError(f"dataset_{key} is {value!r}, but {cfg.dataset!r} has none to choose; leave it out.")

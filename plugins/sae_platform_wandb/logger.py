@@ -14,9 +14,11 @@ GROUPS = {  # SAELens' paths
     "dead_features": "sparsity/dead_features",
     "dead_fraction": "sparsity/dead_fraction",
     "learning_rate": "details/current_learning_rate",
-    "ce_loss_score": "model_performance_preservation/ce_loss_score",
-    "kl_div_score": "model_behavior_preservation/kl_div_score",
+    "tokens": "details/n_training_samples",
 }
+FAMILIES = {
+    "ce_loss_": "model_performance_preservation", "kl_div_": "model_behavior_preservation", "": "metrics",
+}  # fmt: skip
 SECRET = ("key", "token", "secret", "password")
 
 
@@ -48,7 +50,9 @@ def path_of(name: str) -> str:
         return GROUPS[name]
     if name.endswith("_coefficient"):
         return f"details/{name}"
-    return f"losses/{name}" if name.endswith("_loss") else f"metrics/{name}"
+    if name.endswith("_loss"):
+        return f"losses/{name}"
+    return next(f"{family}/{name}" for start, family in FAMILIES.items() if name.startswith(start))
 
 
 def shown(settings: Any) -> Any:

@@ -30,6 +30,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", {"num_key_value_heads": 1}),
     "gpt_neox": ("GPTNeoXForCausalLM", {"use_parallel_residual": True}),
     "gemma2": ("Gemma2ForCausalLM", {"num_key_value_heads": 1, "head_dim": 4}),
+    "qwen3": ("Qwen3ForCausalLM", {"num_key_value_heads": 1, "head_dim": 4}),
+    "phi3": ("Phi3ForCausalLM", {"num_key_value_heads": 1}),
+    "olmo2": ("Olmo2ForCausalLM", {"num_key_value_heads": 1}),
+    "gemma3": ("Gemma3ForCausalLM", {"num_key_value_heads": 1, "head_dim": 4}),
+    "bloom": ("BloomForCausalLM", {}),
     "bert": ("BertForMaskedLM", {}),
 }
 
@@ -57,8 +62,11 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
         torch.manual_seed(0)
         architecture, extra = FAMILIES[family]
         model_class = getattr(transformers, architecture)
-        config = model_class.config_class(**SIZES, **extra)
-        model_class(config).to(getattr(torch, dtype)).save_pretrained(folder)
+        model = model_class(model_class.config_class(**SIZES, **extra))
+        with torch.no_grad():
+            for parameter in model.parameters():  # gains and biases too, which start at one and zero
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        model.to(getattr(torch, dtype)).save_pretrained(folder)
         save_tokenizer(folder, **{f"{name}_token": f"<{name}>" for name in special.split()})
         return folder
 
