@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sae_platform.hookspecs import hookimpl
     from sae_platform.linear import LinearSAE
     from sae_platform.loggers import Logger
-    from sae_platform.neuronpedia import feature_url
+    from sae_platform.neuronpedia import feature_url, fetch_feature, quick_list_url
     from sae_platform.runs import RunDirectory
     from sae_platform.sae import SAE, StepOutput, StepState
     from sae_platform.saelens import (
@@ -78,7 +78,9 @@ _HOME = {
     "attach": "hooked",
     "evaluate": "evaluation",
     "feature_url": "neuronpedia",
+    "fetch_feature": "neuronpedia",
     "hookimpl": "hookspecs",
+    "quick_list_url": "neuronpedia",
     "read_run": "config",
     "train": "training",
     "upload_saes_to_huggingface": "uploading",
@@ -116,7 +118,9 @@ __all__ = [
     "attach",
     "evaluate",
     "feature_url",
+    "fetch_feature",
     "hookimpl",
+    "quick_list_url",
     "read_run",
     "train",
     "upload_saes_to_huggingface",

@@ -39,6 +39,7 @@ def describe(cfg: SAEConfig) -> dict[str, Any]:
         "prepend_bos": policy.prepend_bos if policy else True,
         "exclude_special_tokens": policy.exclude_special_tokens if policy else False,
         "seqpos_slice": [None],
+        "model_from_pretrained_kwargs": metadata.processing,
         "sae_lens_version": SAELENS_VERSION,
         "sae_lens_training_version": SAELENS_VERSION,
     }
@@ -85,6 +86,11 @@ def understood(content: Mapping[str, Any]) -> SAEConfig:
 def corrected(content: Mapping[str, Any], corrections: Mapping[str, Any]) -> dict[str, Any]:
     """The content of cfg.json with other entries in place of its own, in its metadata too where it has them nested."""
     nested = {"metadata": {**content["metadata"], **corrections}} if isinstance(content.get("metadata"), dict) else {}
+    ours = content.get("sae_platform")
+    if isinstance(ours, dict):
+        settings = {key: value for key, value in corrections.items() if key in ours}
+        metadata = {key: value for key, value in corrections.items() if key not in ours}
+        nested["sae_platform"] = {**ours, **settings, "metadata": {**ours.get("metadata", {}), **metadata}}
     return {**content, **corrections, **nested}
 
 

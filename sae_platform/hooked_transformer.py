@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from sae_platform.errors import PlatformError
-from sae_platform.hooked import FEATURES, Attached, attach
+from sae_platform.hooked import FEATURES, Attached, Edit, attach
+from sae_platform.model_names import hub_name
 from sae_platform.sae import SAE
 
 HookFunction = Callable[..., Any]  # (activation, hook=...) to what stands in for it, or None
+Hook = tuple[str | Callable[[str], bool], HookFunction]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+RUNS = ("forward", "generate", "hf_generate", "encoder_output", "diffusion_generate", "predict_next_sentence")
 
 
 class HookedSAETransformer:
@@ -30,6 +33,7 @@ class HookedSAETransformer:
         self.bridge = bridge
         self.acts_to_saes: dict[str, SAE] = {}
         self._error_terms: dict[str, bool | None] = {}
+        self._edits: list[tuple[str, Edit]] = []  # of features, by the hooks of their SAEs
 
     @classmethod
     def from_pretrained(
@@ -40,14 +44,21 @@ class HookedSAETransformer:
         """A model by its name on the hub or its folder; its weights are processed only as is asked for.
 
         `settings` are those of `TransformerBridge.boot_transformers`. PlatformError when TransformerLens is not
-        installed.
+        installed, or cannot load the model.
         """
         if find_spec("transformer_lens") is None:
             raise PlatformError("This needs TransformerLens 4: pip install 'sae-platform[transformer-lens]'.")
         from transformer_lens.model_bridge import TransformerBridge
 
         kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        bridge = TransformerBridge.boot_transformers(model_name, device=device, dtype=kind, **settings)
+        try:
+            bridge = TransformerBridge.boot_transformers(hub_name(model_name), device=device, dtype=kind, **settings)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise PlatformError(
+                f"TransformerLens cannot load the model {model_name!r}: {reason} "
+                "Give a local folder or a name from https://huggingface.co/models."
+            ) from error
         processing = {
             "fold_ln": fold_ln, "center_writing_weights": center_writing_weights, "center_unembed": center_unembed,
             "fold_value_biases": fold_value_biases,
@@ -61,7 +72,8 @@ class HookedSAETransformer:
     def __getattr__(self, name: str) -> Any:
         if name == "bridge":
             raise AttributeError(name)
-        return getattr(self.bridge, name)
+        found = getattr(self.bridge, name)
+        return self._with_saes(found) if name in RUNS else found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self._attached():
@@ -131,19 +143,35 @@ class HookedSAETransformer:
         with self.saes(saes, reset_saes_end, use_error_term):
             return self.run_with_cache(*args, **kwargs)
 
-    def run_with_hooks(self, *args: Any, fwd_hooks: Iterable[tuple[Any, HookFunction]] = (), **kwargs: Any) -> Any:
+    def run_with_hooks(self, *args: Any, fwd_hooks: Iterable[Hook] = (), **kwargs: Any) -> Any:
         """The output with functions at hooks, among them the features of SAEs, `{hook}.hook_sae_acts_post`."""
-        of_features = {f"{hook}.{FEATURES}": hook for hook in self.acts_to_saes}
-        hooks = list(fwd_hooks)
-        for name, _ in hooks:
-            if isinstance(name, str) and _is_of_sae(name) and name not in of_features:
-                raise PlatformError(f"{name!r} cannot be changed. Features: {', '.join(of_features) or 'none'}.")
-        with self._attached() as attached:
-            for name, function in hooks:
-                if name in of_features:
-                    attached.edit(_as_edit(name, function), of_features[name])
-            others = [(name, function) for name, function in hooks if name not in of_features]
+        edits, others = self._sorted(fwd_hooks)
+        with self._edited(edits), self._attached():
             return self.bridge.run_with_hooks(*args, fwd_hooks=others, **kwargs)
+
+    @contextmanager
+    def hooks(self, fwd_hooks: Iterable[Hook] = (), **settings: Any) -> Iterator[Self]:
+        """While open, with functions at hooks, among them the features of SAEs."""
+        edits, others = self._sorted(fwd_hooks)
+        with self._edited(edits), self.bridge.hooks(fwd_hooks=others, **settings):
+            yield self
+
+    def add_hook(self, name: str | Callable[[str], bool], hook_fn: HookFunction, *args: Any, **settings: Any) -> None:
+        """Keep a function at a hook, or at the features of an SAE, until `reset_hooks`."""
+        edits, others = self._sorted([(name, hook_fn)])
+        self._edits += edits
+        if others:
+            self.bridge.add_hook(name, hook_fn, *args, **settings)
+
+    def reset_hooks(self, *args: Any, **settings: Any) -> None:
+        """Take out the functions at hooks; SAEs stay."""
+        self._edits.clear()
+        self.bridge.reset_hooks(*args, **settings)
+
+    def generate_stream(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """The bridge's own, with the SAEs in the model."""
+        with self._attached():
+            yield from self.bridge.generate_stream(*args, **kwargs)
 
     def run_with_hooks_with_saes(
         self, *args: Any, saes: SAE | Iterable[SAE] = (), reset_saes_end: bool = True,
@@ -156,14 +184,47 @@ class HookedSAETransformer:
     @contextmanager
     def _attached(self) -> Iterator[Attached]:
         with attach(self.bridge, self.acts_to_saes, self._error_terms) as attached:
+            for hook, edit in self._edits:
+                if hook in self.acts_to_saes:
+                    attached.edit(edit, hook)
             yield attached
+
+    def _with_saes(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self._attached():
+                return method(*args, **kwargs)
+
+        return run
+
+    @contextmanager
+    def _edited(self, edits: list[tuple[str, Edit]]) -> Iterator[None]:
+        before = list(self._edits)
+        self._edits += edits
+        try:
+            yield
+        finally:
+            self._edits = before
+
+    def _sorted(self, hooks: Iterable[Hook]) -> tuple[list[tuple[str, Edit]], list[Hook]]:
+        """Of functions at hooks, those at the features of SAEs, and those at hooks of the model."""
+        of_features = {f"{hook}.{FEATURES}": hook for hook in self.acts_to_saes}
+        edits: list[tuple[str, Edit]] = []
+        others: list[Hook] = []
+        for name, function in hooks:
+            chosen = [feature for feature in of_features if (name(feature) if callable(name) else name == feature)]
+            edits += [(of_features[feature], _as_edit(feature, function)) for feature in chosen]
+            if callable(name) or not _is_of_sae(name):
+                others.append((name, function))
+            elif not chosen:
+                raise PlatformError(f"{name!r} cannot be changed. Features: {', '.join(of_features) or 'none'}.")
+        return edits, others
 
 
 def _is_of_sae(name: str) -> bool:
     return ".hook_sae_" in name
 
 
-def _as_edit(name: str, function: HookFunction) -> Callable[[Tensor], Tensor]:
+def _as_edit(name: str, function: HookFunction) -> Edit:
     def edit(features: Tensor) -> Tensor:
         changed = function(features, hook=SimpleNamespace(name=name))
         return features if changed is None else changed

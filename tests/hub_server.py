@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 FILE = re.compile(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)")
-INFO = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(tree|revision)/([^/]+))?")
+INFO = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(tree|revision)/([^/]+)(?:/(.+))?)?")
 
 
 @dataclass
@@ -119,6 +119,8 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 self.refuse(404, "RevisionNotFound")
             elif file:
                 self.send_file(repo_id, file[3], body)
+            elif info and info[5] and not any(name.startswith(f"{info[5]}/") for name in hub.repositories[repo_id]):
+                self.refuse(404, "EntryNotFound")
             else:
                 self.send_info(hub.described(repo_id), tree=info is not None and info[3] == "tree")
 

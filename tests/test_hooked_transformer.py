@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,14 +41,14 @@ def an_sae(hook: str = HOOK, seed: int = 1) -> SAE:
 def test_it_computes_what_the_plain_model_does(model: Any, plain: Any) -> None:
     saes = [an_sae(), an_sae(OTHER, 2)]
     clean = plain(TOKENS).logits
-    torch.testing.assert_close(model(TOKENS), clean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(TOKENS), clean, rtol=1e-5, atol=1e-5)
     with attach(plain, saes):
         expected = plain(TOKENS).logits
-    torch.testing.assert_close(model.run_with_saes(TOKENS, saes=saes), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.run_with_saes(TOKENS, saes=saes), expected, rtol=1e-5, atol=1e-5)
     with_error = model.run_with_saes(TOKENS, saes=saes, use_error_term=True)
-    torch.testing.assert_close(with_error, clean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(with_error, clean, rtol=1e-5, atol=1e-5)
     assert model.acts_to_saes == {}
-    torch.testing.assert_close(model(TOKENS), clean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(TOKENS), clean, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -107,3 +108,77 @@ def test_an_unknown_hook_is_an_error(model: Any) -> None:
 
 def test_what_is_not_here_is_the_bridges(model: Any) -> None:
     assert model.cfg is model.bridge.cfg
+
+
+@torch.no_grad()
+def test_functions_stay_at_features_until_they_are_taken_out(model: Any) -> None:
+    sae, seen = an_sae(), []
+    with model.saes([sae]):
+        reconstructed = model(TOKENS)
+        without = model.run_with_hooks(TOKENS, fwd_hooks=[(FEATURES, lambda features, hook: features * 0)])
+        with model.hooks(fwd_hooks=[(lambda name: name == FEATURES, lambda features, hook: features * 0)]):
+            torch.testing.assert_close(model(TOKENS), without)
+        torch.testing.assert_close(model(TOKENS), reconstructed)
+        model.add_hook(FEATURES, lambda features, hook: features * 0)
+        model.add_hook("blocks.0.hook_resid_post", lambda x, hook: seen.append(hook.name))
+        torch.testing.assert_close(model(TOKENS), without)
+        model.run_with_saes(TOKENS, saes=[an_sae(OTHER, 2)])
+        torch.testing.assert_close(model(TOKENS), without)
+        assert len(seen) == 3  # the user's own hooks go on
+        model.reset_hooks()
+        torch.testing.assert_close(model(TOKENS), reconstructed)
+    assert len(seen) == 3
+    with pytest.raises(PlatformError, match="cannot be changed. Features: none"), model.hooks([(FEATURES, print)]):
+        pass
+
+
+@torch.no_grad()
+def test_the_cache_holds_what_is_asked_for(model: Any) -> None:
+    names = [FEATURES, f"{HOOK}.hook_sae_acts_pre", "blocks.0.hook_resid_post"]
+    for wanted in (names, lambda name: name in names):
+        _, cache = model.run_with_cache_with_saes(TOKENS, saes=[an_sae()], names_filter=wanted)
+        assert {name for name in cache if "hook_sae" in name} == set(names[:2])
+        assert cache["blocks.0.hook_resid_post"].shape == (2, 4, D_IN)
+    _, cache = model.run_with_cache_with_saes(TOKENS, saes=[an_sae()], names_filter=FEATURES)
+    assert list(cache) == [FEATURES]
+    _, cache = model.run_with_cache_with_saes(TOKENS[:1], saes=[an_sae()], remove_batch_dim=True)
+    assert cache[FEATURES].shape == (4, D_SAE)
+    _, found = model.run_with_cache_with_saes(
+        TOKENS, saes=[an_sae()], use_error_term=True, return_cache_object=False, names_filter=lambda name: HOOK in name
+    )
+    siblings = ["input", "acts_pre", "acts_post", "recons", "output", "error"]
+    assert {f"{HOOK}.hook_sae_{name}" for name in siblings} <= set(found)
+    torch.testing.assert_close(found[f"{HOOK}.hook_sae_output"], found[f"{HOOK}.hook_sae_input"])
+
+
+@torch.no_grad()
+def test_text_is_generated_with_the_saes(model: Any) -> None:
+    settings: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "verbose": False}
+    clean = model.generate(TOKENS[:1], **settings)
+    sae = an_sae()
+    with model.saes([sae]):
+        changed = model.generate(TOKENS[:1], **settings)
+        streamed = list(model.generate_stream(TOKENS[:1], **settings))[-1]
+        following = [model(changed[:, :size])[0, -1].argmax().item() for size in range(4, 10)]
+    assert changed[0, 4:].tolist() == following
+    assert streamed[0, -1] == changed[0, -1]
+    assert torch.equal(model.generate(TOKENS[:1], **settings), clean)
+
+
+@torch.no_grad()
+def test_after_an_exception_in_the_model_nothing_is_left_in_it(model: Any) -> None:
+    clean = model(TOKENS)
+
+    def fail(features: Tensor, hook: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        model.run_with_hooks_with_saes(TOKENS, saes=[an_sae()], fwd_hooks=[(FEATURES, fail)])
+    assert model.acts_to_saes == {}
+    assert torch.equal(model(TOKENS), clean)
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match="cannot load the model"):
+        HookedSAETransformer.from_pretrained(str(tmp_path))

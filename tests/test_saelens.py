@@ -1,18 +1,15 @@
-"""Code written for SAELens: every call of the API reference, with model, data and places substituted."""
+"""The SAELens-shaped front: what settings become here, and what is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hub_server import Hub, serving
 from sae_platform import (
     SAE,
-    ActivationsStore,
     GatedTrainingSAEConfig,
     JumpReLUTrainingSAEConfig,
     LanguageModelSAERunnerConfig,
@@ -22,63 +19,11 @@ from sae_platform import (
     SAETrainingRunner,
     StandardTrainingSAEConfig,
     TopKTrainingSAEConfig,
-    feature_url,
 )
-from sae_platform.registry import VARIABLE
 from saved import trained
 
 TINY: dict[str, Any] = {"d_sae": 64, "training_tokens": 2_000, "train_batch_size_tokens": 512, "context_size": 32,
                         "n_batches_in_buffer": 4}  # fmt: skip
-EXAMPLE: dict[str, Any] = {
-    "hook_layer": 1, "d_in": 192, "architecture": "standard", "d_sae": 192 * 8, "activation_fn": "relu", "lr": 4e-4,
-    "l1_coefficient": 8e-5, "lp_norm": 1.0, "lr_scheduler_name": "constant", "lr_warm_up_steps": 500,
-    "l1_warm_up_steps": 1000, "use_ghost_grads": True, "feature_sampling_window": 1000, "dead_feature_window": 5000,
-    "dead_feature_threshold": 1e-8, "streaming": True, "context_size": 128, "train_batch_size_tokens": 4096,
-    "store_batch_size_prompts": 16, "n_batches_in_buffer": 64, "training_tokens": 100_000_000, "log_to_wandb": False,
-    "wandb_project": "sae-training", "wandb_log_frequency": 100, "checkpoint_path": "checkpoints", "n_checkpoints": 5,
-    "device": "cpu", "dtype": "float32",
-}  # fmt: skip
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    trained("standard").save_model(tmp_path / "sae", sparsity=torch.linspace(-3, 0, 6))
-    (tmp_path / "registry").mkdir()
-    (tmp_path / "registry" / "a-release.toml").write_text(
-        'model = "gpt2"\nrepo_id = "username/repo-name"\n[[saes]]\nid = "blocks.8.hook_resid_pre"\n'
-        'path = "path/to/sae"\n'
-        'neuronpedia_id = "gpt2-small/8-res-jb"\n'
-    )
-    with serving(Hub()) as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv(VARIABLE, str(tmp_path / "registry"))
-        hub.add("username/repo-name", tmp_path / "sae", "path/to/sae")
-        yield hub
-
-
-@pytest.mark.parametrize(
-    ("release", "sae_id"), [("a-release", "blocks.8.hook_resid_pre"), ("username/repo-name", "path/to/sae")]
-)
-def test_loading(release: str, sae_id: str, hub: Hub) -> None:
-    sae, cfg_dict, sparsity = SAE.from_pretrained(release=release, sae_id=sae_id, device="cpu")
-    assert cfg_dict["hook_name"] == sae.cfg.hook_name
-    assert sparsity.shape == (sae.cfg.d_sae,)
-
-
-def test_the_class(tmp_path: Path) -> None:
-    trained("standard").save_model(tmp_path)
-    sae: Any = SAE.load_from_disk(str(tmp_path), device="cpu")
-    d_in, d_sae = sae.cfg.d_in, sae.cfg.d_sae
-    assert [tuple(t.shape) for t in (sae.W_enc, sae.W_dec, sae.b_enc, sae.b_dec)] == [
-        (d_in, d_sae), (d_sae, d_in), (d_sae,), (d_in,)
-    ]  # fmt: skip
-    activations = torch.randn(2, 5, d_in)
-    features = sae.encode(activations)
-    assert features.shape == (2, 5, d_sae)
-    assert sae.decode(features).shape == activations.shape
-    assert sae(activations).shape == activations.shape
-    sae.save_model(str(tmp_path / "again"))
 
 
 @pytest.mark.parametrize("architecture", ["standard", "gated", "topk", "jumprelu"])
@@ -92,15 +37,54 @@ def test_the_configuration(architecture: str) -> None:
         _ = cfg.hook_nam
 
 
-def test_the_example_is_a_run() -> None:
-    with pytest.warns(UserWarning, match=r"the same sparsity needs 8e-05 x d_in = 0.0154"):
-        run = LanguageModelSAERunnerConfig(**EXAMPLE).to_run_config()
-    assert run.training.buffer == 64 * 16 * 128
-    assert run.training.dead_feature_window == 5000 * 4096
-    assert run.training.checkpoint_every == -(-100_000_000 // 4096) // 5
-    assert run.sae.model_dump()["use_ghost_grads"]
-    scaled = LanguageModelSAERunnerConfig(**{**EXAMPLE, "mse_reduction": "mean"}).to_run_config()
-    assert scaled.sae.model_dump()["l1_coefficient"] == pytest.approx(8e-5 * 192)
+def test_the_scale_of_an_error_that_is_averaged() -> None:
+    cfg = LanguageModelSAERunnerConfig(d_in=192, d_sae=64, l1_coefficient=8e-5, mse_reduction="mean")
+    assert cfg.to_run_config().sae.model_dump()["l1_coefficient"] == pytest.approx(8e-5 * 192)
+
+
+def test_the_tutorial_of_saelens_5_is_a_run() -> None:
+    cfg = LanguageModelSAERunnerConfig(
+        model_name="tiny-stories-1L-21M", hook_name="blocks.0.hook_mlp_out", hook_layer=0, d_in=1024,
+        dataset_path="roneneldan/TinyStories", is_dataset_tokenized=False, streaming=True,
+        mse_loss_normalization=None, expansion_factor=16, b_dec_init_method="mean", apply_b_dec_to_input=False,
+        normalize_sae_decoder=False, scale_sparsity_penalty_by_decoder_norm=True, decoder_heuristic_init=True,
+        decoder_heuristic_init_norm=0.1, init_encoder_as_decoder_transpose=True,
+        normalize_activations="expected_average_only_in", lr=5e-5, adam_beta1=0.9, adam_beta2=0.999,
+        lr_scheduler_name="constant", lr_warm_up_steps=0, lr_decay_steps=1000, l1_coefficient=5, l1_warm_up_steps=250,
+        lp_norm=1.0, train_batch_size_tokens=4096, context_size=512, n_batches_in_buffer=64,
+        training_tokens=4096 * 5000, store_batch_size_prompts=16, use_ghost_grads=False, feature_sampling_window=1000,
+        dead_feature_window=1000, dead_feature_threshold=1e-4, log_to_wandb=False, wandb_project="sae_lens_tutorial",
+        wandb_log_frequency=30, eval_every_n_wandb_logs=20, device="cpu", seed=42, n_checkpoints=0,
+        checkpoint_path="checkpoints", dtype="float32", noise_scale=0.0, resume=False, verbose=True,
+        act_store_device="with_model", autocast=False, compile_sae=False, hook_eval="NOT_IN_USE",
+        model_class_name="HookedTransformer", model_from_pretrained_kwargs={"center_writing_weights": False},
+    )  # fmt: skip
+    run = cfg.to_run_config()
+    assert run.sae.model_dump()["d_sae"] == 16 * 1024
+    assert (run.evaluation.every, run.evaluation.tokens_while_training) == (600, 10 * 16 * 512)
+    with pytest.warns(UserWarning, match="b_dec_init_method = 'zeros' has no effect: b_dec starts at the mean"):
+        LanguageModelSAERunnerConfig(b_dec_init_method="zeros")
+
+
+def test_centred_weights_are_centred_activations() -> None:
+    cfg = LanguageModelSAERunnerConfig(d_sae=8, model_from_pretrained_kwargs={"center_writing_weights": True})
+    assert cfg.to_run_config().source.model_dump()["center_writing_weights"]
+    cfg = LanguageModelSAERunnerConfig(d_sae=8, model_from_pretrained_kwargs={"fold_ln": True})
+    with pytest.raises(PlatformError, match="has fold_ln, and only center_writing_weights is here"):
+        cfg.to_run_config()
+
+
+def test_checkpoints_and_the_features_of_what_is_saved(tmp_path: Path) -> None:
+    cfg = LanguageModelSAERunnerConfig(
+        architecture="topk", activation_fn_kwargs={"k": 5}, checkpoint_path=str(tmp_path), n_checkpoints=2, **TINY
+    )
+    runner = SAETrainingRunner(cfg)
+    sae = runner.run()
+    run = runner.directory
+    assert run is not None
+    x = torch.randn(3, sae.d_in)
+    assert torch.equal(sae.encode(x), SAE.load_from_disk(run.sae_path).encode(x))
+    assert len(run.checkpoints()) == 2
 
 
 @pytest.mark.parametrize(
@@ -123,61 +107,6 @@ def test_the_example_is_a_run() -> None:
 def test_architectures(settings: dict[str, Any], expected: dict[str, Any]) -> None:
     sae = LanguageModelSAERunnerConfig(**settings).to_run_config().sae
     assert {name: sae.model_dump()[name] for name in expected} == expected
-
-
-@pytest.mark.parametrize("architecture", ["standard", "topk"])
-def test_training(architecture: str, tmp_path: Path) -> None:
-    cfg = LanguageModelSAERunnerConfig(
-        architecture=architecture, checkpoint_path=str(tmp_path), n_checkpoints=2, run_name="first",
-        activation_fn_kwargs={"k": 5} if architecture == "topk" else None, wandb_log_frequency=1, **TINY,
-    )  # fmt: skip
-    runner = SAETrainingRunner(cfg)
-    sae = runner.run()
-    run = runner.directory
-    assert run is not None
-    x = torch.randn(3, sae.d_in)
-    assert torch.equal(sae.encode(x), SAE.load_from_disk(run.sae_path).encode(x))
-    assert len(run.checkpoints()) == 2
-    wanted = {"l0", "ce_loss_score", "mse_loss", "dead_features"} | (
-        {"l1_loss"} if architecture == "standard" else set()
-    )
-    assert wanted <= run.metrics().keys() | (run.evaluation() or {}).keys()
-
-
-def test_the_store() -> None:
-    from transformers import AutoModelForCausalLM
-
-    from sae_platform_transformers.models import EMBEDDED
-
-    model = AutoModelForCausalLM.from_pretrained(EMBEDDED["tinypy"])
-    cfg = LanguageModelSAERunnerConfig(architecture="topk", activation_fn_kwargs={"k": 5}, **TINY)
-    sae = SAEConfig(
-        architecture="topk", d_in=192, d_sae=64, k=5,
-        metadata={"hook_name": "blocks.1.hook_resid_post", "dataset_path": "stdlib", "context_size": 32},
-    ).build()  # fmt: skip
-    for store in (
-        ActivationsStore.from_config(model, cfg),
-        ActivationsStore.from_sae(
-            model=model, sae=sae, store_batch_size_prompts=8, train_batch_size_tokens=512, n_batches_in_buffer=4,
-            device="cpu",
-        ),
-    ):  # fmt: skip
-        tokens = store.get_batch_tokens()
-        assert tokens.shape == (store.store_batch_size_prompts, 32)
-        assert tokens.dtype == torch.int64
-        assert store.get_batch_tokens(3).shape == (3, 32)
-        assert store.get_activations(tokens).shape == (*tokens.shape, 192)
-        assert store.next_batch().shape == next(iter(store)).shape == (512, 192)
-    with pytest.raises(PlatformError, match="device is 'cuda', but the model is on cpu"):
-        ActivationsStore.from_sae(model, sae, device="cuda")
-
-
-def test_neuronpedia(hub: Hub) -> None:
-    assert feature_url("gpt2-small/8-res-jb", 1234) == "https://www.neuronpedia.org/gpt2-small/8-res-jb/1234"
-    sae = trained("standard")
-    sae.describe(neuronpedia_id="gpt2-small/8-res-jb")
-    with pytest.raises(PlatformError, match="no feature 6; they are 0 to 5"):
-        feature_url(sae, 6)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from by_hand import changing, gpt2_by_hand
 from language_models import FAMILIES, ModelFolder
 from sae_platform import PlatformError
 from sae_platform.hook_names import find_hook
@@ -113,17 +114,18 @@ def test_what_is_put_in_place_of_a_centred_activation_reaches_the_model(models: 
 
 
 @torch.no_grad()
-def test_the_middle_of_the_stream_is_replaced_for_what_follows_too(models: Any) -> None:
-    model = models("gpt2")[0]
-    body = model.transformer
-    with find_hook(model, "blocks.1.hook_resid_mid").hooked(changed):
+@pytest.mark.parametrize("site", [*SITES, *INNER])
+def test_every_place_is_the_one_in_a_forward_pass_written_out(models: Any, site: str) -> None:
+    model, name = models("gpt2")[0], str(Place(1, site))
+    seen: dict[str, Tensor] = {}
+    torch.testing.assert_close(
+        logits_of(model), gpt2_by_hand(model, TOKENS, lambda name, x: seen.setdefault(name, x)), rtol=1e-5, atol=1e-5
+    )
+    point = find_hook(model, name)
+    torch.testing.assert_close(read(model, point, TOKENS), seen[name], rtol=1e-5, atol=1e-5)
+    with point.hooked(changed):
         found = logits_of(model)
-    x = body.wte(TOKENS) + body.wpe(torch.arange(12))
-    for number, block in enumerate(body.h):
-        x = x + block.attn(block.ln_1(x))[0]
-        x = changed(x) if number == 1 else x
-        x = x + block.mlp(block.ln_2(x))
-    torch.testing.assert_close(found, model.lm_head(body.ln_f(x)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, gpt2_by_hand(model, TOKENS, changing(name, changed)), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ def read_second(root: Path, sae: ReleasedSAE) -> Contents:
     if crosses_layers:  # W_dec [d_sae, layers, d_out]
         warn_of_sum(sae)
         t["W_dec"] = t["W_dec"].sum(1)
-    return _transcoder(t, sae, "blocks.{}.hook_mlp_in")
+    return _transcoder(t, sae, "blocks.{}.mlp.hook_in")  # pre_feedforward_layernorm.output, as its config.json has it
 
 
 def warn_of_sum(sae: ReleasedSAE) -> None:

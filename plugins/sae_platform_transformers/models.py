@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,20 +13,10 @@ from torch import nn
 
 from sae_platform.components import Dtype
 from sae_platform.errors import PlatformError
+from sae_platform.model_names import hub_name
 
 EMBEDDED = {"tinypy": Path(__file__).parent / "tinypy"}
 CAUSAL = ("ForCausalLM", "LMHeadModel")
-SHORT_NAMES = {
-    r"gpt2-small": "openai-community/gpt2",
-    r"(gpt2-(?:medium|large|xl))": r"openai-community/\1",
-    r"(gemma-[\w.-]+)": r"google/\1",
-    r"(pythia-[\w.-]+)": r"EleutherAI/\1",
-    r"(gpt-neo-[\w.]+|gpt-j-6b)": r"EleutherAI/\1",
-    r"(tiny-stories|TinyStories)-(.+)": r"roneneldan/TinyStories-\2",
-    r"mistral-7b": "mistralai/Mistral-7B-v0.1",
-    r"qwen(\d[\d.]*)-(\d[\d.]*)b": r"Qwen/Qwen\1-\2B",
-    r"llama-?3\.1-8b": "meta-llama/Llama-3.1-8B",
-}
 
 
 def looks_like_a_path(name: str) -> bool:
@@ -109,14 +98,6 @@ class Checkpoint:
         from transformers import AutoModel, AutoModelForCausalLM
 
         return AutoModelForCausalLM if self.causal else AutoModel
-
-
-def hub_name(name: str) -> str:
-    """The name on the hub of what TransformerLens and SAELens call by a short one; others stay as they are."""
-    for pattern, place in SHORT_NAMES.items():
-        if found := re.fullmatch(pattern, name):
-            return found.expand(place)
-    return name
 
 
 def find_model(name: str, revision: str | None = None) -> Checkpoint:

@@ -54,7 +54,7 @@ def test_gemma_scope_2(skips: bool, tmp_path: Path) -> None:
     sae = read(tmp_path, released("gemma_scope_2", "transcoder/layer_3", layer=3, site="transcoder"))
     features = jumped(X @ t["W_enc"] + t["b_enc"], t["threshold"])
     holds(sae, features, decoded(features, t) + (X @ skip if skips else 0))
-    assert sae.cfg.metadata.model_dump()["hook_name"] == "blocks.3.hook_mlp_in"
+    assert sae.cfg.metadata.model_dump()["hook_name"] == "blocks.3.mlp.hook_in"
 
 
 def test_gemma_scope_2_across_layers(tmp_path: Path) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from sae_platform import LoggerConfig, RunConfig, train
 from sae_platform_wandb.logger import path_of, shown
+from wandb_records import records
 
 pytest.importorskip("wandb")
 SMALL = {
@@ -19,16 +17,6 @@ SMALL = {
     "sae": {"architecture": "topk", "d_sae": 32, "k": 3},
     "training": {"tokens": 4_000, "batch_size": 500, "buffer": 2_000, "log_every": 2},
 }
-
-
-def records(folder: Path) -> list[str]:
-    """The lines of the run in a folder."""
-    (file,) = folder.rglob("run-*.wandb")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(file)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={**os.environ, "WANDB_MODE": "offline"}
-    )
-    return done.stdout.splitlines()
 
 
 def test_a_run_is_written_under_the_names_of_saelens(tmp_path: Path) -> None:
