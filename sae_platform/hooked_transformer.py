@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from sae_platform.devices import usable_device
 from sae_platform.errors import PlatformError
 from sae_platform.hooked import FEATURES, Attached, Edit, attach
 from sae_platform.model_names import hub_name
@@ -44,15 +45,16 @@ class HookedSAETransformer:
         """A model by its name on the hub or its folder; its weights are processed only as is asked for.
 
         `settings` are those of `TransformerBridge.boot_transformers`. PlatformError when TransformerLens is not
-        installed, or cannot load the model.
+        installed or cannot load the model, or there is no such device.
         """
         if find_spec("transformer_lens") is None:
             raise PlatformError("This needs TransformerLens 4: pip install 'sae-platform[transformer-lens]'.")
         from transformer_lens.model_bridge import TransformerBridge
 
+        place = usable_device(device)
         kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         try:
-            bridge = TransformerBridge.boot_transformers(hub_name(model_name), device=device, dtype=kind, **settings)
+            bridge = TransformerBridge.boot_transformers(hub_name(model_name), device=place, dtype=kind, **settings)
         except (OSError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise PlatformError(

@@ -14,9 +14,10 @@ from torch import Tensor
 from sae_platform.activations import Batch, LanguageModelSource
 from sae_platform.buffer import ShuffleBuffer
 from sae_platform.config import RunConfig
+from sae_platform.devices import usable_device
 from sae_platform.sparse import matmul_precision
 from sae_platform.stepping import Trainee
-from sae_platform.training import activation_stream, buffer_rows, fitted, shuffled, usable_device
+from sae_platform.training import activation_stream, buffer_rows, fitted, shuffled
 
 HELD = 8  # batches kept in memory for a stage that is measured without the stages before it
 ENDLESS = 2**62  # tokens

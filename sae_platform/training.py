@@ -17,6 +17,7 @@ from sae_platform.ahead import ahead
 from sae_platform.buffer import ShuffleBuffer, capacity_of
 from sae_platform.components import SAEConfig
 from sae_platform.config import RunConfig, TrainingConfig, read_run
+from sae_platform.devices import usable_device
 from sae_platform.errors import Interrupted, PlatformError
 from sae_platform.evaluation import model_metrics, preservation_while_training
 from sae_platform.finishing import finish
@@ -90,19 +91,6 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
             results = finish(reports, run, trainee.sae, source, batch.x, signals)
             reports.measured(step, partial(model_metrics, results))
     return RunDirectory(writer.path)
-
-
-def usable_device(name: str) -> torch.device:
-    """The device of this name. PlatformError when this machine has none."""
-    try:
-        device = torch.empty(0, device=name).device
-        torch.zeros(1, device=device).item()  # the meta device holds no numbers
-        return device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise PlatformError(
-            f"The device {name!r} cannot be used: {reason} A device is cpu, cuda, cuda:1 or mps."
-        ) from error
 
 
 def fitted(cfg: SAEConfig, source: ActivationSource, settings: TrainingConfig) -> SAEConfig:

@@ -152,8 +152,9 @@ def test_example_configuration() -> None:
 
 @pytest.mark.filterwarnings("ignore:l1_coefficient")
 def test_basic_training_and_its_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # it keeps the environment of its first use
     cfg = LanguageModelSAERunnerConfig(
         model_name="tinypy", dataset_path="stdlib", d_sae=64, training_tokens=2_500, train_batch_size_tokens=500,
         context_size=32, n_batches_in_buffer=1, checkpoint_path=str(tmp_path), log_to_wandb=True,

@@ -148,6 +148,8 @@ def test_what_cannot_be_attached_is_named(model: Any) -> None:
         pass
     with pytest.raises(PlatformError, match="Two SAEs read"), attach(model, [an_sae(), an_sae()]):
         pass
+    with attach(model, an_sae().to("meta")), pytest.raises(PlatformError, match="is on meta and the model on cpu"):
+        model(TOKENS)
     with attach(model, an_sae()) as attached:
         with pytest.raises(PlatformError, match="no feature 24"):
             attached.steer(24, 1.0)

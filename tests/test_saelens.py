@@ -11,6 +11,7 @@ import torch
 from sae_platform import (
     SAE,
     GatedTrainingSAEConfig,
+    HookedSAETransformer,
     JumpReLUTrainingSAEConfig,
     LanguageModelSAERunnerConfig,
     LoggingConfig,
@@ -20,6 +21,7 @@ from sae_platform import (
     StandardTrainingSAEConfig,
     TopKTrainingSAEConfig,
 )
+from sae_platform_transformers.models import EMBEDDED
 from saved import trained
 
 TINY: dict[str, Any] = {"d_sae": 64, "training_tokens": 2_000, "train_batch_size_tokens": 512, "context_size": 32,
@@ -137,6 +139,8 @@ def test_cuda_without_cuda_is_an_error(tmp_path: Path) -> None:
     trained("standard").save_model(tmp_path / "sae")
     with pytest.raises(PlatformError, match="cannot be put on the device 'cuda'"):
         SAE.load_from_disk(tmp_path / "sae", device="cuda")
+    with pytest.raises(PlatformError, match="The device 'cuda' cannot be used"):
+        HookedSAETransformer.from_pretrained(str(EMBEDDED["tinypy"]), device="cuda")
 
 
 @pytest.mark.parametrize("architecture", ["standard", "gated", "topk", "jumprelu"])

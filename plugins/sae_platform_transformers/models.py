@@ -123,14 +123,6 @@ def find_model(name: str, revision: str | None = None) -> Checkpoint:
     return Checkpoint(name, loading, config)
 
 
-def find_device(name: str) -> torch.device:
-    """The device of this name. PlatformError when this machine has none."""
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise PlatformError(f'Cannot run the model on device = "{name}": {first_line(error)}') from error
-
-
 def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 

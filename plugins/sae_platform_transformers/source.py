@@ -14,11 +14,12 @@ from torch import Tensor
 
 from sae_platform.activations import Contexts, LanguageModelSource, Replace, Split
 from sae_platform.components import SAEMetadata
+from sae_platform.devices import usable_device
 from sae_platform.errors import PlatformError
 from sae_platform.hook_names import find_hook
 from sae_platform.hooks import HookPoint, read, replaced, rows_of, width_at
 from sae_platform_transformers.contexts import Packing, tokenized
-from sae_platform_transformers.models import EMBEDDED, Checkpoint, find_device, find_model
+from sae_platform_transformers.models import EMBEDDED, Checkpoint, find_model
 from sae_platform_transformers.texts import open_texts
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class TransformersSource(LanguageModelSource):
         checkpoint = find_model(cfg.model, cfg.model_revision) if model is None else Checkpoint.of(model)
         self.check_hook(checkpoint)
         _check_context_size(cfg, checkpoint)
-        self.device = find_device(cfg.device) if model is None else next(model.parameters()).device
+        self.device = usable_device(cfg.device) if model is None else next(model.parameters()).device
         self.texts = open_texts(cfg, seed)
         self.tokenizer = tokenizer or checkpoint.tokenizer()
         self.packing = Packing.of(cfg.token_policy, self.tokenizer, cfg.context_size)

@@ -23,10 +23,10 @@ def command(path: Path, tokens: int | None, preservation_tokens: int | None, dev
 
     folder = find_sae_folder(path)
     from sae_platform.config import EvaluationConfig
+    from sae_platform.devices import usable_device
     from sae_platform.evaluation import evaluate
     from sae_platform.metrics import without_nan
     from sae_platform.sae import SAE
-    from sae_platform.training import usable_device
 
     given = {"tokens": tokens, "preservation_tokens": preservation_tokens}
     settings = EvaluationConfig(**{name: value for name, value in given.items() if value is not None})
