@@ -86,9 +86,8 @@ class Attached(Mapping[str, Tensor]):
     def computed(self, hook: str, x: Tensor) -> Tensor:
         """What an SAE puts in the place of activations, or writes for them if it is a transcoder."""
         sae = self._saes[hook]
-        device = next(sae.parameters()).device
-        if x.device != device:
-            raise PlatformError(f"The SAE at {hook} is on {device} and the model on {x.device}: move one of them.")
+        if x.device != sae.device:
+            raise PlatformError(f"The SAE at {hook} is on {sae.device} and the model on {x.device}: move one of them.")
         features = clean = sae.encode(x)
         for edit in self._edits[hook]:
             features = edit(features)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from sae_platform import pretrained, weights
@@ -70,9 +71,18 @@ class SAE(nn.Module, ABC):
     @property
     def cfg(self) -> SAEConfig:
         """The configuration, with the weights' own device and dtype."""
-        weight = next(self.parameters())
-        dtype = str(weight.dtype).removeprefix("torch.")
-        return self._cfg.model_copy(update={"device": str(weight.device), "dtype": dtype})
+        dtype = str(self.dtype).removeprefix("torch.")
+        return self._cfg.model_copy(update={"device": str(self.device), "dtype": dtype})
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of its weights."""
+        return next(self.parameters()).dtype
 
     def describe(self, **known: Any) -> None:
         """Add to or correct its metadata, in place."""
@@ -166,6 +176,15 @@ class SAE(nn.Module, ABC):
         """
         sae = pretrained.load(release, sae_id, device, dtype, revision, force_download)
         return cls._of_this_class(sae, f"{release} {sae_id}")
+
+    @classmethod
+    def from_pretrained_with_cfg_and_sparsity(
+        cls, release: str, sae_id: str, **settings: Any
+    ) -> tuple[SAE, dict[str, Any], Tensor | None]:
+        """What `from_pretrained` gives, unpacked; `settings` are its other arguments."""
+        sae = cls.from_pretrained(release, sae_id, **settings)
+        assert sae.origin is not None
+        return sae, *sae.origin
 
     def __iter__(self) -> Iterator[Any]:
         """The SAE, its flat configuration and its sparsity, if `from_pretrained` gave it. TypeError for any other."""

@@ -267,6 +267,9 @@ class SAETrainingRunner:
         return SAE.load_from_disk(self.directory.sae_path, device=self.cfg.device)
 
 
+LanguageModelSAETrainingRunner = SAETrainingRunner  # its name in SAELens 6
+
+
 def StandardTrainingSAEConfig(**settings: Any) -> SAEConfig:
     return _training_sae("standard", settings)
 

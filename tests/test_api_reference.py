@@ -49,6 +49,9 @@ def test_loading_pretrained_saes(hub: Hub, tmp_path: Path) -> None:
     )
     assert (sae.cfg.d_in, cfg_dict["d_sae"], sparsity.shape) == (4, 6, (6,))
     assert sae.cfg.metadata.processing == {"center_writing_weights": True}
+    assert (sae.device, sae.dtype) == (torch.device("cpu"), torch.float32)
+    _, again, _ = SAE.from_pretrained_with_cfg_and_sparsity("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
+    assert again == cfg_dict
 
     sae, cfg_dict, sparsity = SAE.from_pretrained(
         release="username/repo-name",
