@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from sae_platform.errors import PlatformError
     from sae_platform.evaluation import evaluate
     from sae_platform.hooked import attach
-    from sae_platform.hooked_transformer import HookedSAETransformer
     from sae_platform.hookspecs import hookimpl
     from sae_platform.linear import LinearSAE
     from sae_platform.loggers import Logger
     from sae_platform.neuronpedia import feature_url, fetch_feature, quick_list_url
     from sae_platform.runs import RunDirectory
     from sae_platform.sae import SAE, StepOutput, StepState
-    from sae_platform.saelens import (
+    from sae_platform.saelens.hooked_transformer import HookedSAETransformer
+    from sae_platform.saelens.runner import (
         GatedTrainingSAEConfig,
         JumpReLUTrainingSAEConfig,
         LanguageModelSAERunnerConfig,
@@ -42,41 +42,41 @@ if TYPE_CHECKING:
         StandardTrainingSAEConfig,
         TopKTrainingSAEConfig,
     )
+    from sae_platform.saelens.store import ActivationsStore
     from sae_platform.sparse import SparseFeatures
-    from sae_platform.store import ActivationsStore
     from sae_platform.training import train
     from sae_platform.uploading import upload_saes_to_huggingface
 
 _HOME = {
     "ActivationSource": "activations",
     "ActivationSourceConfig": "components",
-    "ActivationsStore": "store",
+    "ActivationsStore": "saelens.store",
     "Batch": "activations",
     "EvaluationConfig": "config",
     "ExporterConfig": "components",
-    "GatedTrainingSAEConfig": "saelens",
-    "HookedSAETransformer": "hooked_transformer",
-    "JumpReLUTrainingSAEConfig": "saelens",
-    "LanguageModelSAERunnerConfig": "saelens",
-    "LanguageModelSAETrainingRunner": "saelens",
+    "GatedTrainingSAEConfig": "saelens.runner",
+    "HookedSAETransformer": "saelens.hooked_transformer",
+    "JumpReLUTrainingSAEConfig": "saelens.runner",
+    "LanguageModelSAERunnerConfig": "saelens.runner",
+    "LanguageModelSAETrainingRunner": "saelens.runner",
     "LanguageModelSource": "activations",
     "LinearSAE": "linear",
     "Logger": "loggers",
     "LoggerConfig": "components",
-    "LoggingConfig": "saelens",
+    "LoggingConfig": "saelens.runner",
     "PlatformError": "errors",
     "RunConfig": "config",
     "RunDirectory": "runs",
     "SAE": "sae",
     "SAEConfig": "components",
     "SAEMetadata": "components",
-    "SAETrainingRunner": "saelens",
+    "SAETrainingRunner": "saelens.runner",
     "SparseFeatures": "sparse",
-    "StandardTrainingSAEConfig": "saelens",
+    "StandardTrainingSAEConfig": "saelens.runner",
     "StepOutput": "sae",
     "StepState": "sae",
     "TokenPolicy": "components",
-    "TopKTrainingSAEConfig": "saelens",
+    "TopKTrainingSAEConfig": "saelens.runner",
     "attach": "hooked",
     "evaluate": "evaluation",
     "feature_url": "neuronpedia",

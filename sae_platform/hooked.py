@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from sae_platform.errors import PlatformError, choices, nearest
-from sae_platform.hook_names import find_hook
-from sae_platform.hooks import HookPoint
+from sae_platform.hooks import HookPoint, find_hook
 from sae_platform.sae import SAE
 
 INPUT, PRE, FEATURES = "hook_sae_input", "hook_sae_acts_pre", "hook_sae_acts_post"

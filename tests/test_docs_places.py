@@ -12,10 +12,9 @@ import transformers
 
 from language_models import FAMILIES, SIZES
 from sae_platform import PlatformError
-from sae_platform.hook_names import find_hook
-from sae_platform.hooks import ModuleHook
-from sae_platform.parts import Columns, Normalized, OfEachHead
-from sae_platform.sites import INNER, SITES, Place
+from sae_platform.hooks import ModuleHook, find_hook
+from sae_platform.hooks.parts import Columns, Normalized, OfEachHead
+from sae_platform.hooks.sites import INNER, SITES, Place
 
 PAGE = Path(__file__).parent.parent / "docs/places.md"
 SHOWN = ("gpt2", "llama", "gemma2", "gpt_neox")

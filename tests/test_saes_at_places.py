@@ -13,7 +13,7 @@ from torch import Tensor
 from by_hand import changing, gpt2_by_hand
 from language_models import ModelFolder
 from sae_platform import SAE, HookedSAETransformer, PlatformError, SAEConfig, attach
-from sae_platform.sites import INNER, SITES, Place
+from sae_platform.hooks.sites import INNER, SITES, Place
 
 TOKENS = torch.arange(24).reshape(2, 12) % 26 + 3
 D_SAE = 12

@@ -13,9 +13,8 @@ from torch import Tensor
 from by_hand import changing, gpt2_by_hand
 from language_models import FAMILIES, ModelFolder
 from sae_platform import PlatformError
-from sae_platform.hook_names import find_hook
-from sae_platform.hooks import read
-from sae_platform.sites import INNER, SITES, Place, is_centred
+from sae_platform.hooks import find_hook, read
+from sae_platform.hooks.sites import INNER, SITES, Place, is_centred
 
 TOKENS = torch.arange(24).reshape(2, 12) % 26 + 3
 DECODERS = [family for family in FAMILIES if family != "bert"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sae_platform.hook_names import find_hook
-from sae_platform.hooks import HookPoint
+from sae_platform.hooks import HookPoint, find_hook
 from sae_platform_transformers.models import Checkpoint
 from sae_platform_transformers.source import TransformersSource
 

@@ -16,8 +16,7 @@ from sae_platform.activations import Contexts, LanguageModelSource, Replace, Spl
 from sae_platform.components import SAEMetadata
 from sae_platform.devices import usable_device
 from sae_platform.errors import PlatformError
-from sae_platform.hook_names import find_hook
-from sae_platform.hooks import HookPoint, read, replaced, rows_of, width_at
+from sae_platform.hooks import HookPoint, find_hook, read, replaced, rows_of, width_at
 from sae_platform_transformers.contexts import Packing, tokenized
 from sae_platform_transformers.models import EMBEDDED, Checkpoint, find_model
 from sae_platform_transformers.texts import open_texts

@@ -16,7 +16,7 @@ from sae_platform.errors import PlatformError
 
 if TYPE_CHECKING:
     from sae_platform.sae import SAE
-    from sae_platform.saelens import LanguageModelSAERunnerConfig
+    from sae_platform.saelens.runner import LanguageModelSAERunnerConfig
 
 
 class ActivationsStore:

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from sae_platform.bridges import find_in_bridge
 from sae_platform.errors import PlatformError, choices, nearest
-from sae_platform.hooks import HookPoint, ModuleHook, is_bridge
-from sae_platform.parts import WHOLE, Centred, Columns, Normalized, OfEachHead, Part, subtracts_mean
-from sae_platform.sites import INNER, SITES, Place, is_centred
+from sae_platform.hooks.bridges import find_in_bridge
+from sae_platform.hooks.parts import WHOLE, Centred, Columns, Normalized, OfEachHead, Part, subtracts_mean
+from sae_platform.hooks.points import HookPoint, ModuleHook, is_bridge
+from sae_platform.hooks.sites import INNER, SITES, Place, is_centred
 
 SHOWN = 10  # modules that an error names
 READ = ("resid_pre", "resid_mid", "hook_mlp_in", "attn.hook_z", "mlp.hook_in", "mlp.hook_post")  # by a module

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from sae_platform.activations import Replace
 from sae_platform.errors import PlatformError, choices, nearest
-from sae_platform.hooks import HookPoint, in_part
-from sae_platform.parts import Centred, JoinedHeads, Part
-from sae_platform.sites import Place, is_centred
+from sae_platform.hooks.parts import Centred, JoinedHeads, Part
+from sae_platform.hooks.points import HookPoint, in_part
+from sae_platform.hooks.sites import Place, is_centred
 
 SHOWN = 8  # hooks that an error names
 

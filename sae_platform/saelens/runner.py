@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, Posit
 from sae_platform.components import LoggerConfig, Normalization, SAEConfig
 from sae_platform.config import RunConfig
 from sae_platform.errors import PlatformError, choices
-from sae_platform.saelens_words import OF_SAES, SCHEDULES, in_our_words
+from sae_platform.saelens.words import OF_SAES, SCHEDULES, in_our_words
 
 if TYPE_CHECKING:
     from sae_platform.runs import RunDirectory

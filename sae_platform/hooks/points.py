@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sae_platform.activations import Replace
 from sae_platform.errors import PlatformError
-from sae_platform.parts import WHOLE, Part
+from sae_platform.hooks.parts import WHOLE, Part
 
 
 class HookPoint(ABC):
