@@ -105,16 +105,35 @@ class SAEMetadata(BaseModel):
     model_name: str | None = Field(default=None, description="name or path of the model, as transformers loads it")
     model_revision: str | None = Field(default=None, description="commit of the model on the hub, where known")
     hook_name: str | None = Field(default=None, description="where in the model the activations are")
+    hook_name_out: str | None = Field(default=None, description="where a transcoder writes")
+    model_from_pretrained_kwargs: dict[str, Any] | None = Field(
+        default=None, description="how TransformerLens is to process the model's weights, in SAELens' words"
+    )
     dataset_path: str | None = Field(default=None, description="the text it was trained on")
     context_size: int | None = None
     token_policy: TokenPolicy | None = None
     source: dict[str, Any] | None = Field(default=None, description="the whole [source] table of its run")
+    neuronpedia_id: str | None = Field(default=None, description="{model}/{layer}-{set} on Neuronpedia")
     sae_platform_version: str | None = None
 
     @property
     def processing(self) -> dict[str, Any]:
         """How TransformerLens is to process the weights of the model, for its activations to be what the SAE reads."""
-        return dict((self.model_extra or {}).get("model_from_pretrained_kwargs") or {})
+        return dict(self.model_from_pretrained_kwargs or {})
+
+    @property
+    def prepend_bos(self) -> bool:
+        """Whether contexts began with a beginning-of-sequence token."""
+        return (self.token_policy or TokenPolicy()).prepend_bos
+
+    def __getitem__(self, name: str) -> Any:
+        if not hasattr(self, name):
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An entry, or what is given instead."""
+        return getattr(self, name, default)
 
 
 class ArchitectureName(str):

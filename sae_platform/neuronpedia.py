@@ -100,7 +100,7 @@ def _path(of: SAE | str, feature: int) -> str:
 
 def _id(of: SAE | str, features: Sequence[int]) -> tuple[str, str]:
     """The model and the source by which Neuronpedia knows an SAE."""
-    name = of if isinstance(of, str) else (of.cfg.metadata.model_extra or {}).get("neuronpedia_id")
+    name = of if isinstance(of, str) else of.cfg.metadata.neuronpedia_id
     if not name:
         raise PlatformError("This SAE does not know its page on Neuronpedia: give its id, such as gpt2-small/8-res-jb.")
     if name.count("/") != 1:

@@ -16,10 +16,9 @@ from sae_platform import pretrained, weights
 from sae_platform.activations import Batch
 from sae_platform.components import Precision, SAEConfig
 from sae_platform.errors import PlatformError
+from sae_platform.hooks import HEADS
 from sae_platform.pretrained import Origin
 from sae_platform.sparse import Features, SparseFeatures, Workspace
-
-HEADS = ("hook_q", "hook_k", "hook_v", "hook_z")  # where TransformerLens has [..., heads, d_head]
 
 
 class Coefficient(NamedTuple):

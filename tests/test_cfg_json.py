@@ -55,7 +55,7 @@ def test_a_flat_folder_reads_with_its_metadata(tmp_path: Path) -> None:
     extra = sae.cfg.metadata.model_extra
     assert extra is not None
     assert extra["hook_layer"] == 8
-    assert extra["model_from_pretrained_kwargs"] == {"center_writing_weights": True}
+    assert sae.cfg.metadata.processing == {"center_writing_weights": True}
 
 
 def test_the_names_and_gaps_of_the_oldest_folders_are_understood(tmp_path: Path) -> None:

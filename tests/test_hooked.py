@@ -146,7 +146,10 @@ def test_what_cannot_be_attached_is_named(model: Any) -> None:
     misspelt = an_sae("blocks.0.hook_resid_pots")
     with pytest.raises(PlatformError, match="'blocks.0.hook_resid_pots'. Did you mean"), attach(model, misspelt):
         pass
-    with pytest.raises(PlatformError, match="Two SAEs read"), attach(model, [an_sae(), an_sae()]):
+    with (
+        pytest.raises(PlatformError, match="Two SAEs are at blocks.0.hook_resid_post"),
+        attach(model, [an_sae(), an_sae("resid_post.0")]),
+    ):
         pass
     with attach(model, an_sae().to("meta")), pytest.raises(PlatformError, match="is on meta and the model on cpu"):
         model(TOKENS)

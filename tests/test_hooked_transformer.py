@@ -79,7 +79,7 @@ def test_hooks_change_features_and_the_rest(model: Any) -> None:
         torch.testing.assert_close(changed, model.bridge(TOKENS))
     assert FEATURES in seen
     assert len(seen) == 2
-    with pytest.raises(PlatformError, match="cannot be changed. Features: none"):
+    with pytest.raises(PlatformError, match="cannot be changed. What can: none"):
         model.run_with_hooks(TOKENS, fwd_hooks=[(FEATURES, steer)])
 
 
@@ -128,7 +128,7 @@ def test_functions_stay_at_features_until_they_are_taken_out(model: Any) -> None
         model.reset_hooks()
         torch.testing.assert_close(model(TOKENS), reconstructed)
     assert len(seen) == 3
-    with pytest.raises(PlatformError, match="cannot be changed. Features: none"), model.hooks([(FEATURES, print)]):
+    with pytest.raises(PlatformError, match="cannot be changed. What can: none"), model.hooks([(FEATURES, print)]):
         pass
 
 
@@ -182,3 +182,45 @@ def test_after_an_exception_in_the_model_nothing_is_left_in_it(model: Any) -> No
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match="cannot load the model"):
         HookedSAETransformer.from_pretrained(str(tmp_path))
+
+
+def test_gradients_of_features_are_given_to_functions(model: Any) -> None:
+    sae, seen = an_sae(), {}
+    with model.saes([sae]):
+        model.add_hook(FEATURES, lambda gradient, hook: seen.update({hook.name: gradient.clone()}), "bwd")
+        model(TOKENS)[0, -1, 3].backward()
+        model.reset_hooks()
+        found = model.run_with_hooks(
+            TOKENS, bwd_hooks=[(FEATURES, lambda gradient, hook: seen.update({hook.layer(): gradient.clone()}))]
+        )
+        found[0, -1, 3].backward()
+    features = sae.encode(model.bridge.run_with_cache(TOKENS)[1][HOOK]).detach().requires_grad_()
+    with attach(model, sae) as attached:
+        attached.edit(lambda _: features)
+        model.bridge(TOKENS)[0, -1, 3].backward()
+    torch.testing.assert_close(seen[FEATURES], features.grad)
+    torch.testing.assert_close(seen[1], features.grad)
+
+
+@torch.no_grad()
+def test_moving_it_keeps_the_saes(model: Any) -> None:
+    with model.saes([an_sae()]):
+        expected = model(TOKENS)
+        assert model.eval() is model
+        assert model.to("cpu") is model
+        torch.testing.assert_close(model.requires_grad_(True)(TOKENS), expected)
+    tokenizer = model.tokenizer
+    model.tokenizer = None
+    assert model.bridge.tokenizer is None
+    model.tokenizer = tokenizer
+
+
+def test_a_setting_that_nothing_knows_is_an_error(model: Any) -> None:
+    with pytest.raises(PlatformError, match="sae is no setting of a run of the model. Did you mean 'saes'"):
+        model.run_with_saes(TOKENS, sae=[an_sae()])
+    with pytest.raises(PlatformError, match="exclude_special_tokens is no setting"):
+        model.run_with_saes(TOKENS, saes=[an_sae()], exclude_special_tokens=True)
+    with pytest.raises(PlatformError, match="no dtype 'flaot'"):
+        HookedSAETransformer.from_pretrained(str(EMBEDDED["tinypy"]), dtype="flaot")
+    with pytest.raises(PlatformError, match="switched off"):
+        model.run_with_saes(TOKENS, saes=[an_sae("blocks.1.attn.hook_result")])

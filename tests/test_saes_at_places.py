@@ -112,13 +112,77 @@ def test_a_transcoder_writes_where_it_says(model: Any, plain: Any, architecture:
 
 
 @torch.no_grad()
-def test_several_saes_at_once(model: Any, plain: Any) -> None:
-    places = ["blocks.0.attn.hook_v", "blocks.1.hook_resid_mid", "blocks.1.hook_mlp_out", "blocks.2.hook_resid_pre"]
-    saes = {place: an_sae(place, seed=seed) for seed, place in enumerate(places)}
+@pytest.mark.parametrize("order", [1, -1])
+def test_several_saes_at_once_in_any_order(model: Any, plain: Any, order: int) -> None:
+    sites = ["attn.hook_v", "hook_mlp_in", "hook_resid_mid", "hook_mlp_out", "hook_resid_post"]
+    saes = {f"blocks.1.{site}": an_sae(f"blocks.1.{site}", seed=seed) for seed, site in enumerate(sites)}
     expected = gpt2_by_hand(plain, TOKENS, lambda name, x: saes[name](x) if name in saes else x)
-    with attach(model, list(saes.values())) as attached:
+    with attach(model, list(saes.values())[::order]) as attached:
         close(logits_of(model), expected)
         assert len(attached) == 5 * len(saes)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reads", ["mlp.hook_in", "ln2.hook_normalized"])
+def test_the_error_of_a_transcoder_is_what_the_model_would_have_written(model: Any, reads: str) -> None:
+    sae = an_sae(f"blocks.1.{reads}", "skip_transcoder", hook_name_out="blocks.1.hook_mlp_out")
+    clean = logits_of(model)
+    with attach(model, sae, use_error_term=True) as attached:
+        close(logits_of(model), clean)
+        attached.steer(3, 2.0)
+        assert (logits_of(model) - clean).abs().max() > 1e-3
+    sae.use_error_term = True
+    with pytest.raises(PlatformError, match="what the model writes"):
+        sae(torch.zeros(1, 8))
+
+
+@torch.no_grad()
+def test_features_may_be_changed_in_place(model: Any, plain: Any) -> None:
+    place = "blocks.1.hook_resid_post"
+    sae = an_sae(place)
+
+    def change(features: Tensor) -> Tensor:
+        features[..., 5] = 7.0
+        return features
+
+    with attach(model, sae, use_error_term=True) as attached:
+        attached.edit(change)
+        found = logits_of(model)
+    expected = gpt2_by_hand(plain, TOKENS, changing(place, lambda x: x - sae(x) + sae.decode(change(sae.encode(x)))))
+    close(found, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "chosen", ["hook_sae_input", "hook_sae_acts_post", "hook_sae_recons", "hook_sae_error", "hook_sae_output"]
+)
+def test_every_part_of_what_is_computed_can_be_changed(model: Any, plain: Any, chosen: str) -> None:
+    place = "blocks.1.hook_mlp_out"
+    sae = an_sae(place)
+
+    def at(part: str, x: Tensor) -> Tensor:
+        return 2 * x if part == chosen else x
+
+    def by_hand(x: Tensor) -> Tensor:
+        read = at("hook_sae_input", x)
+        error = x - sae(read)
+        recons = at("hook_sae_recons", sae.decode(at("hook_sae_acts_post", sae.encode(read))))
+        return at("hook_sae_output", recons + at("hook_sae_error", error))
+
+    with attach(model, sae, use_error_term=True) as attached:
+        attached.edit(lambda x: 2 * x, part=chosen)
+        close(logits_of(model), gpt2_by_hand(plain, TOKENS, changing(place, by_hand)))
+        with pytest.raises(PlatformError, match="hook_sae_acts_pre' cannot be changed"):
+            attached.edit(lambda x: x, part="hook_sae_acts_pre")
+
+
+def test_a_place_that_the_model_never_comes_to_is_said(plain: Any) -> None:
+    unused = "transformer.h"  # a list of layers, which is never called itself
+    with (
+        pytest.warns(UserWarning, match="never came to transformer.h: the SAE there did nothing"),
+        attach(plain, {unused: an_sae(unused)}),
+    ):
+        logits_of(plain)
 
 
 @torch.no_grad()
@@ -148,19 +212,29 @@ def test_processed_weights_predict_the_same(folder: str, plain: Any, processing:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_reach_the_features_and_what_is_before_them(model: Any) -> None:
-    for place, architecture, out in (
-        ("blocks.1.hook_resid_mid", "standard", None),
-        ("blocks.1.ln2.hook_normalized", "transcoder", "blocks.1.hook_mlp_out"),
-    ):
-        sae = an_sae(place, architecture, **({"hook_name_out": out} if out else {}))
-        kept: list[Tensor] = []
-        with attach(model, sae) as attached:
-            attached.edit(lambda features, kept=kept: (features.retain_grad(), kept.append(features), features)[-1])
-            logits_of(model).sum().backward()
-            x = attached[f"{place}.hook_sae_input"]
-        assert kept[0].grad is not None
-        assert x.grad_fn is not None
+@pytest.mark.parametrize(
+    ("site", "architecture"), [("hook_resid_mid", "standard"), ("ln2.hook_normalized", "transcoder")]
+)
+def test_gradients_are_those_of_a_forward_pass_written_out(
+    model: Any, plain: Any, site: str, architecture: str
+) -> None:
+    place, out = f"blocks.1.{site}", "blocks.1.hook_mlp_out"
+    sae = an_sae(place, architecture, **({"hook_name_out": out} if architecture == "transcoder" else {}))
+    inner = plain if model is plain else model.original_model
+    weights = [next(each.transformer.wte.parameters()) for each in (inner, plain)]
+    waiting: list[Tensor] = []
+
+    def at(name: str, x: Tensor) -> Tensor:
+        if architecture == "standard":
+            return sae(x) if name == place else x
+        if name == place:
+            waiting.append(x)
+        return sae(waiting.pop()) if name == out else x
+
+    with attach(model, sae):
+        found = torch.autograd.grad(logits_of(model)[..., 3].sum(), weights[0])[0]
+    expected = torch.autograd.grad(gpt2_by_hand(plain, TOKENS, at)[..., 3].sum(), weights[1])[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_a_bridge_has_not_is_named(hooked: HookedSAETransformer) -> None:

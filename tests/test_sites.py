@@ -150,7 +150,7 @@ def test_what_a_norm_computes_comes_before_its_gain(models: Any, family: str) ->
     ("family", "site"), [(family, site) for family, sites in ABSENT.items() for site in sorted(sites)]
 )
 def test_a_place_that_a_model_has_not_is_refused(models: Any, family: str, site: str) -> None:
-    with pytest.raises(PlatformError, match="nothing in its layers is that place"):
+    with pytest.raises(PlatformError, match="nothing in its layers is known to be that place"):
         find_hook(models(family)[0], str(Place(1, site)))
 
 

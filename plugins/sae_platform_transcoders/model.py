@@ -55,6 +55,12 @@ class Transcoder(SAE):
             return y
         return y + (self._input(x) @ self.W_skip.T).view(y.shape)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """What it writes [..., d_out] for activations [..., d_in]. PlatformError with `use_error_term`."""
+        if self.use_error_term:
+            raise PlatformError("The error of a transcoder is of what the model writes: attach(model, sae) knows that.")
+        return self.decode(self.encode(x), x)
+
     def _input(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.d_in:
             raise PlatformError(f"This transcoder reads activations of width {self.d_in}, but got {tuple(x.shape)}.")

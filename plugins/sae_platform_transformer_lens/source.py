@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sae_platform.hooks import HookPoint, find_hook
+from sae_platform.hooks.bridges import process
 from sae_platform_transformers.models import Checkpoint
 from sae_platform_transformers.source import TransformersSource
 
@@ -23,9 +24,7 @@ class TransformerLensSource(TransformersSource):
             checkpoint.loading["pretrained_model_name_or_path"],
             hf_model=model, tokenizer=self.tokenizer, device=self.device, dtype=model.dtype,
         )  # fmt: skip
-        if processing := self.cfg.processing:
-            others = dict.fromkeys(("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"), False)
-            bridge.enable_compatibility_mode(disable_warnings=True, **others | processing)
+        process(bridge, **self.cfg.processing)
         return bridge
 
     def hook(self) -> HookPoint:

@@ -11,21 +11,35 @@ from torch import nn
 
 from sae_platform.errors import PlatformError, choices, nearest
 from sae_platform.hooks.bridges import find_in_bridge
-from sae_platform.hooks.parts import WHOLE, Centred, Columns, Normalized, OfEachHead, Part, subtracts_mean
+from sae_platform.hooks.parts import WHOLE, Centred, Columns, Normalized, OfEachHead, Part, eps_of, subtracts_mean
 from sae_platform.hooks.points import HookPoint, ModuleHook, is_bridge
-from sae_platform.hooks.sites import INNER, SITES, Place, is_centred
+from sae_platform.hooks.sites import HEADS, INNER, SITES, Place, is_centred
 
 SHOWN = 10  # modules that an error names
 READ = ("resid_pre", "resid_mid", "hook_mlp_in", "attn.hook_z", "mlp.hook_in", "mlp.hook_post")  # by a module
 IN_A_LAYER = re.compile(r"\.\d+\.\w+$")
 FIRST_NORM = ("ln_1", "input_layernorm", "self_attn_layer_norm")
-SECOND_NORM = ("ln_2", "post_attention_layernorm")
+SECOND_NORM = ("ln_2", "pre_mlp_layernorm", "post_attention_layernorm")
+AFTER_ATTENTION = ("post_self_attn_layernorm",)  # norms of what is added to the residual stream
+AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
+OTHERWISE = (
+    "doge",
+    "gemma3n",
+    "gemma3n_text",
+    "gemma4",
+    "gemma4_text",
+    "gpt_neox_japanese",
+    "hyperclovax",
+    "inkling",
+    "kolibri1",
+    "minimax",
+)  # model types whose layers do more than add attention and MLP to the stream
 PARALLEL = ("use_parallel_residual", "parallel_attn")  # flags of models whose attention and MLP read the same stream
 # Most exact first: BERT's and BLOOM's modules of these names add the residual stream, their last linear map does not.
 ATTENTION = ("attention.output.dense", "self_attention.dense", "attn", "self_attn", "self_attention", "attention")
 PROJECTION = ("attn.c_proj", "self_attn.o_proj", "attention.dense", "self_attention.dense", "self_attn.dense",
               "self_attn.out_proj", "attn.attention.out_proj")  # fmt: skip
-MLP = ("mlp.dense_4h_to_h", "mlp", "block_sparse_moe", "output.dense", "fc2", "feed_forward", "ffn")
+MLP = ("mlp.dense_4h_to_h", "ffn.down_proj", "mlp", "block_sparse_moe", "output.dense", "fc2", "feed_forward", "ffn")
 UP = ("mlp.c_fc", "mlp.gate_proj", "mlp.dense_h_to_4h", "mlp.fc1", "fc1", "intermediate.dense")
 DOWN = ("mlp.c_proj", "mlp.down_proj", "mlp.dense_4h_to_h", "mlp.fc2", "fc2", "output.dense")
 INTERLEAVED = ("gpt_neox", "bloom")  # model types that hold query, key and value of one head after another's
@@ -61,9 +75,11 @@ def _block(model: Any, place: Place, name: str) -> nn.Module:
 
 def _blocks(model: Any) -> nn.ModuleList:
     count = model.config.get_text_config().num_hidden_layers
-    for module in model.base_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None  # beside which a model may have others
+    for whole in (decoder, model.base_model):
+        for module in whole.modules() if isinstance(whole, nn.Module) else ():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                return module
     raise PlatformError(f"{type(model).__name__} has no list of {count} layers; name the hook by the path of a module.")
 
 
@@ -79,29 +95,42 @@ def _in_block(model: Any, block: nn.Module, site: str, name: str) -> ModuleHook:
             return ModuleHook(parts[candidate], side, part, carried_by)
     inner = ", ".join(sorted(path for path, _ in block.named_children()))
     raise PlatformError(
-        f"{type(model).__name__} has no {name!r}: nothing in its layers is that place. "
+        f"{type(model).__name__} has no {name!r}: nothing in its layers is known to be that place. "
         f"Name a module by its path instead; a layer holds {inner}."
     )
 
 
 def _candidates(model: Any, parts: Mapping[str, nn.Module], site: str) -> dict[str, Part]:
     """Paths in a block that may be this place, with the part of the tensor there."""
+    config = model.config.get_text_config()
+    if site in ("resid_mid", "attn_out", "mlp_out") and not _adds_up(config, site):
+        return {}
     normalizes_outputs = "post_feedforward_layernorm" in parts  # as Gemma 2 and OLMo 2 do before adding to the stream
     second_norm = ("pre_feedforward_layernorm",) if normalizes_outputs else SECOND_NORM
-    if site in ("attn.hook_q", "attn.hook_k", "attn.hook_v"):
-        return _projections(model.config.get_text_config(), site[-1])
+    if site in HEADS and site != "attn.hook_z":
+        return _projections(config, site[-1])
     if site.endswith("hook_normalized"):
         norms = FIRST_NORM if site.startswith("ln1") else second_norm
-        return {path: Normalized(parts[path]) for path in norms if path in parts}
+        return {path: Normalized(parts[path]) for path in norms if path in parts and eps_of(parts[path]) is not None}
+    both = normalizes_outputs or "pre_mlp_layernorm" in parts
     paths: dict[str, tuple[str, ...]] = {
         "attn.hook_z": PROJECTION, "mlp.hook_in": ("mlp",), "mlp.hook_pre": UP, "mlp.hook_post": DOWN,
-        "attn_out": ("post_attention_layernorm",) if normalizes_outputs else ATTENTION,
-        "mlp_out": ("post_feedforward_layernorm",) if normalizes_outputs else MLP,
+        "attn_out": (*AFTER_ATTENTION, *(("post_attention_layernorm",) if both else ATTENTION)),
+        "mlp_out": (*AFTER_MLP, *MLP),
     }  # fmt: skip
     if site in ("resid_mid", "hook_mlp_in"):
-        parallel = any(getattr(model.config, flag, False) for flag in PARALLEL)
+        parallel = any(getattr(config, flag, False) for flag in PARALLEL)
         paths[site] = () if parallel else (*second_norm, "mlp") if normalizes_outputs else second_norm
     return dict.fromkeys(paths[site], WHOLE)
+
+
+def _adds_up(config: Any, site: str) -> bool:
+    """Whether the residual stream of a layer is what it reads, plus what its attention and its MLP give."""
+    if config.model_type in OTHERWISE:
+        return False
+    if site == "resid_mid":
+        return not getattr(config, "apply_residual_connection_post_layernorm", False)
+    return float(getattr(config, "residual_multiplier", None) or 1.0) == 1.0
 
 
 def _projections(config: Any, which: str) -> dict[str, Part]:

@@ -97,8 +97,14 @@ class Normalized(Part):
         x = x if x.dtype == torch.float64 else x.float()
         if subtracts_mean(self.norm):
             x = x - x.mean(-1, keepdim=True)
-        eps = next((value for name in ("eps", "variance_epsilon") if (value := getattr(self.norm, name, None))), 0.0)
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + (eps_of(self.norm) or 0.0))
+
+
+def eps_of(norm: nn.Module) -> float | None:
+    """What a norm adds to the variance, where it says so."""
+    return next(
+        (value for name in ("eps", "variance_epsilon") if (value := getattr(norm, name, None)) is not None), None
+    )
 
 
 def subtracts_mean(norm: nn.Module) -> bool:

@@ -44,14 +44,16 @@ class ModuleHook(HookPoint):
             return new
 
         with ExitStack() as stack:
+            carried = self.carried_by is not None  # then other hooks at these modules are of places that come later
             if self.side == "input":
-                handle = self.module.register_forward_pre_hook(_on_input(replace), with_kwargs=True)
+                handle = self.module.register_forward_pre_hook(_on_input(replace), prepend=carried, with_kwargs=True)
             else:
-                handle = self.module.register_forward_hook(_on_output(replace), with_kwargs=True)
+                handle = self.module.register_forward_hook(_on_output(replace), prepend=carried, with_kwargs=True)
             stack.callback(handle.remove)
             if self.carried_by is not None:
                 carry = _on_output(lambda x, _: x + differences.pop() if differences else x)
-                stack.callback(self.carried_by.register_forward_hook(carry, with_kwargs=True).remove)
+                handle = self.carried_by.register_forward_hook(carry, prepend=True, with_kwargs=True)
+                stack.callback(handle.remove)
             yield
 
 

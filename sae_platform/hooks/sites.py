@@ -10,7 +10,8 @@ from typing import Any, Self
 from sae_platform.errors import PlatformError
 
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")  # on the residual stream, or added to it
-INNER = ("hook_mlp_in", "attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z", "mlp.hook_in", "mlp.hook_pre",
+HEADS = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z")  # which TransformerLens has by head
+INNER = ("hook_mlp_in", *HEADS, "mlp.hook_in", "mlp.hook_pre",
          "mlp.hook_post", "ln1.hook_normalized", "ln2.hook_normalized")  # fmt: skip
 NAME = re.compile(
     rf"blocks\.(?P<block>\d+)\.(?:hook_(?P<site>{'|'.join(SITES)})|(?P<inner>{'|'.join(INNER)}))"
@@ -19,7 +20,7 @@ NAME = re.compile(
 CHANGED = {  # by settings of TransformerLens other than center_writing_weights
     "fold_ln": ("mlp.hook_in",),
     "fold_value_biases": ("attn.hook_v", "attn.hook_z"),
-    "refactor_factored_attn_matrices": ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z"),
+    "refactor_factored_attn_matrices": HEADS,
 }
 
 

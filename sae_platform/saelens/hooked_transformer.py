@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from types import SimpleNamespace
+from inspect import signature
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
+from sae_platform.attached import CHANGED, Attached, Edit
 from sae_platform.devices import usable_device
-from sae_platform.errors import PlatformError
-from sae_platform.hooked import FEATURES, Attached, Edit, attach
+from sae_platform.errors import PlatformError, choices, nearest
+from sae_platform.hooked import attach
+from sae_platform.hooks.bridges import process
 from sae_platform.model_names import hub_name
 from sae_platform.sae import SAE
+from sae_platform.saelens.functions import HookFunction, backward, forward
 
-HookFunction = Callable[..., Any]  # (activation, hook=...) to what stands in for it, or None
 Hook = tuple[str | Callable[[str], bool], HookFunction]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+Placed = tuple[str, str, Edit]  # the hook of an SAE, the part of what it computes, and a function of that
+OWN = ("bridge", "acts_to_saes", "_error_terms", "_edits")
+MOVES = ("eval", "train", "to", "cuda", "cpu", "mps", "half", "float", "double", "bfloat16", "requires_grad_")
 RUNS = ("forward", "generate", "hf_generate", "encoder_output", "diffusion_generate", "predict_next_sentence")
 
 
@@ -34,7 +38,7 @@ class HookedSAETransformer:
         self.bridge = bridge
         self.acts_to_saes: dict[str, SAE] = {}
         self._error_terms: dict[str, bool | None] = {}
-        self._edits: list[tuple[str, Edit]] = []  # of features, by the hooks of their SAEs
+        self._edits: list[Placed] = []
 
     @classmethod
     def from_pretrained(
@@ -52,32 +56,38 @@ class HookedSAETransformer:
         from transformer_lens.model_bridge import TransformerBridge
 
         place = usable_device(device)
-        kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        kind = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype.removeprefix("torch."), None)
+        if not isinstance(kind, torch.dtype):
+            raise PlatformError(f"There is no dtype {dtype!r}; one is float32, float16, bfloat16 or float64.")
         try:
             bridge = TransformerBridge.boot_transformers(hub_name(model_name), device=place, dtype=kind, **settings)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise PlatformError(
                 f"TransformerLens cannot load the model {model_name!r}: {reason} "
                 "Give a local folder or a name from https://huggingface.co/models."
             ) from error
-        processing = {
-            "fold_ln": fold_ln, "center_writing_weights": center_writing_weights, "center_unembed": center_unembed,
-            "fold_value_biases": fold_value_biases,
-        }  # fmt: skip
-        if any(processing.values()):
-            bridge.enable_compatibility_mode(disable_warnings=True, **processing)
+        process(bridge, fold_ln, center_writing_weights, center_unembed, fold_value_biases)
         return cls(bridge)
 
-    from_pretrained_no_processing = from_pretrained
+    from_pretrained_no_processing = boot_transformers = from_pretrained  # processed only as asked for, by any name
 
     def __getattr__(self, name: str) -> Any:
         if name == "bridge":
             raise AttributeError(name)
         found = getattr(self.bridge, name)
-        return self._with_saes(found) if name in RUNS else found
+        if name in RUNS:
+            return self._with_saes(found)
+        return self._as_this(found) if name in MOVES else found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in OWN:
+            super().__setattr__(name, value)
+        else:
+            setattr(self.bridge, name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_settings(kwargs)
         with self._attached():
             return self.bridge(*args, **kwargs)
 
@@ -145,25 +155,29 @@ class HookedSAETransformer:
         with self.saes(saes, reset_saes_end, use_error_term):
             return self.run_with_cache(*args, **kwargs)
 
-    def run_with_hooks(self, *args: Any, fwd_hooks: Iterable[Hook] = (), **kwargs: Any) -> Any:
+    def run_with_hooks(
+        self, *args: Any, fwd_hooks: Iterable[Hook] = (), bwd_hooks: Iterable[Hook] = (), **kwargs: Any
+    ) -> Any:
         """The output with functions at hooks, among them the features of SAEs, `{hook}.hook_sae_acts_post`."""
-        edits, others = self._sorted(fwd_hooks)
+        edits, fwd, bwd = self._sorted(fwd_hooks, bwd_hooks)
         with self._edited(edits), self._attached():
-            return self.bridge.run_with_hooks(*args, fwd_hooks=others, **kwargs)
+            return self.bridge.run_with_hooks(*args, fwd_hooks=fwd, bwd_hooks=bwd, **kwargs)
 
     @contextmanager
-    def hooks(self, fwd_hooks: Iterable[Hook] = (), **settings: Any) -> Iterator[Self]:
-        """While open, with functions at hooks, among them the features of SAEs."""
-        edits, others = self._sorted(fwd_hooks)
-        with self._edited(edits), self.bridge.hooks(fwd_hooks=others, **settings):
+    def hooks(self, fwd_hooks: Iterable[Hook] = (), bwd_hooks: Iterable[Hook] = (), **settings: Any) -> Iterator[Self]:
+        """While open, with functions at hooks, among them those of SAEs."""
+        edits, fwd, bwd = self._sorted(fwd_hooks, bwd_hooks)
+        with self._edited(edits), self.bridge.hooks(fwd_hooks=fwd, bwd_hooks=bwd, **settings):
             yield self
 
-    def add_hook(self, name: str | Callable[[str], bool], hook_fn: HookFunction, *args: Any, **settings: Any) -> None:
-        """Keep a function at a hook, or at the features of an SAE, until `reset_hooks`."""
-        edits, others = self._sorted([(name, hook_fn)])
+    def add_hook(
+        self, name: str | Callable[[str], bool], hook_fn: HookFunction, dir: str = "fwd", **settings: Any
+    ) -> None:
+        """Keep a function at a hook of the model or of an SAE, until `reset_hooks`."""
+        edits, fwd, bwd = self._sorted(*([(name, hook_fn)], []) if dir == "fwd" else ([], [(name, hook_fn)]))
         self._edits += edits
-        if others:
-            self.bridge.add_hook(name, hook_fn, *args, **settings)
+        if fwd or bwd:
+            self.bridge.add_hook(name, hook_fn, dir=dir, **settings)
 
     def reset_hooks(self, *args: Any, **settings: Any) -> None:
         """Take out the functions at hooks; SAEs stay."""
@@ -186,9 +200,9 @@ class HookedSAETransformer:
     @contextmanager
     def _attached(self) -> Iterator[Attached]:
         with attach(self.bridge, self.acts_to_saes, self._error_terms) as attached:
-            for hook, edit in self._edits:
+            for hook, part, edit in self._edits:
                 if hook in self.acts_to_saes:
-                    attached.edit(edit, hook)
+                    attached.edit(edit, hook, part)
             yield attached
 
     def _with_saes(self, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -198,8 +212,27 @@ class HookedSAETransformer:
 
         return run
 
+    def _as_this(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def move(*args: Any, **kwargs: Any) -> Any:
+            found = method(*args, **kwargs)
+            return self if found is self.bridge else found
+
+        return move
+
+    def _check_settings(self, settings: Iterable[str]) -> None:
+        """PlatformError for what neither the bridge nor its model knows, which the bridge would not look at."""
+        known = {
+            name
+            for run in (self.bridge.forward, self.bridge.original_model.forward)
+            for name, each in signature(run).parameters.items()
+            if each.kind is not each.VAR_KEYWORD
+        }
+        if unknown := [name for name in settings if name not in known]:
+            near = nearest(unknown[0], [*known, "saes", "use_error_term"])
+            raise PlatformError(f"{unknown[0]} is no setting of a run of the model.{near}")
+
     @contextmanager
-    def _edited(self, edits: list[tuple[str, Edit]]) -> Iterator[None]:
+    def _edited(self, edits: list[Placed]) -> Iterator[None]:
         before = list(self._edits)
         self._edits += edits
         try:
@@ -207,28 +240,22 @@ class HookedSAETransformer:
         finally:
             self._edits = before
 
-    def _sorted(self, hooks: Iterable[Hook]) -> tuple[list[tuple[str, Edit]], list[Hook]]:
-        """Of functions at hooks, those at the features of SAEs, and those at hooks of the model."""
-        of_features = {f"{hook}.{FEATURES}": hook for hook in self.acts_to_saes}
-        edits: list[tuple[str, Edit]] = []
-        others: list[Hook] = []
-        for name, function in hooks:
-            chosen = [feature for feature in of_features if (name(feature) if callable(name) else name == feature)]
-            edits += [(of_features[feature], _as_edit(feature, function)) for feature in chosen]
-            if callable(name) or not _is_of_sae(name):
-                others.append((name, function))
-            elif not chosen:
-                raise PlatformError(f"{name!r} cannot be changed. Features: {', '.join(of_features) or 'none'}.")
-        return edits, others
+    def _sorted(self, fwd: Iterable[Hook], bwd: Iterable[Hook]) -> tuple[list[Placed], list[Hook], list[Hook]]:
+        """Of functions at hooks, those at hooks of SAEs, and those at hooks of the model."""
+        of_saes = {f"{hook}.{part}": (hook, part) for hook in self.acts_to_saes for part in CHANGED}
+        edits: list[Placed] = []
+        others: tuple[list[Hook], list[Hook]] = ([], [])
+        for hooks, wrapped, rest in ((fwd, forward, others[0]), (bwd, backward, others[1])):
+            for name, function in hooks:
+                chosen = [each for each in of_saes if (name(each) if callable(name) else name == each)]
+                edits += [(*of_saes[each], wrapped(each, function)) for each in chosen]
+                if callable(name) or not _is_of_sae(name):
+                    rest.append((name, function))
+                elif not chosen:
+                    near = nearest(name, of_saes)
+                    raise PlatformError(f"{name!r} cannot be changed.{near} What can: {choices(of_saes) or 'nothing'}.")
+        return edits, *others
 
 
 def _is_of_sae(name: str) -> bool:
     return ".hook_sae_" in name
-
-
-def _as_edit(name: str, function: HookFunction) -> Edit:
-    def edit(features: Tensor) -> Tensor:
-        changed = function(features, hook=SimpleNamespace(name=name))
-        return features if changed is None else changed
-
-    return edit
