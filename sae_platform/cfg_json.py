@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_platform.components import SAEConfig, SAEMetadata
+from sae_platform.components import SAEConfig, SAEMetadata, TokenPolicy
 from sae_platform.errors import PlatformError, choices
 from sae_platform.hookspecs import DISTRIBUTION
 from sae_platform.plugins import installed_plugins
@@ -19,6 +19,8 @@ BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")  # in training; what is used 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 OLDER_NAMES = {"hook_point": "hook_name", "hook_point_layer": "hook_layer", "hook_point_head_index": "hook_head_index",
                "activation_fn": "activation_fn_str"}  # fmt: skip
+POLICY = ("prepend_bos", "exclude_special_tokens", "sequence_separator_token")
+DEFAULT = TokenPolicy(separator="bos", exclude_special_tokens=False)  # SAELens'
 OLD_METADATA = (
     "model_name", "hook_name", "hook_layer", "hook_head_index", "dataset_path", "context_size", "prepend_bos",
     "neuronpedia_id", "model_from_pretrained_kwargs", "seqpos_slice", "sae_lens_training_version",
@@ -29,7 +31,7 @@ def describe(cfg: SAEConfig) -> dict[str, Any]:
     """The content of cfg.json: the nested shape that SAELens 6 reads, the flat one of 3 to 5, and ours."""
     ours = cfg.model_dump(mode="json")
     metadata = cfg.metadata
-    policy = metadata.token_policy
+    policy, extra = metadata.token_policy, metadata.model_extra or {}
     shared = {
         "model_name": metadata.model_name,
         "hook_name": metadata.hook_name,
@@ -38,7 +40,9 @@ def describe(cfg: SAEConfig) -> dict[str, Any]:
         "context_size": metadata.context_size,
         "prepend_bos": policy.prepend_bos if policy else True,
         "exclude_special_tokens": policy.exclude_special_tokens if policy else False,
-        "seqpos_slice": [None],
+        "sequence_separator_token": None if policy and policy.separator == "none" else (policy or DEFAULT).separator,
+        "seqpos_slice": extra.get("seqpos_slice") or [None],
+        "neuronpedia_id": metadata.neuronpedia_id,
         "model_from_pretrained_kwargs": metadata.processing,
         "sae_lens_version": SAELENS_VERSION,
         "sae_lens_training_version": SAELENS_VERSION,
@@ -50,9 +54,12 @@ def describe(cfg: SAEConfig) -> dict[str, Any]:
         "hook_layer": next((int(part) for part in (metadata.hook_name or "").split(".") if part.isdigit()), 0),
         "dataset_trust_remote_code": False,
     }
-    saelens = {**ours, "reshape_activations": "none", "device": "cpu"}
+    by_head = (metadata.hook_name or "").endswith("attn.hook_z")  # where TransformerLens gives heads apart
+    saelens = {**ours, "reshape_activations": "hook_z" if by_head else "none", "device": "cpu"}
     older = {**shared, "model_name": metadata.model_name or "", "hook_name": metadata.hook_name or ""}  # must be text
-    theirs = {**shared, "architecture": cfg.architecture, "sae_platform_version": version("sae-platform")}
+    written = {"hook_name_out": metadata.hook_name_out} if metadata.hook_name_out else {}
+    named = {"architecture": cfg.architecture, "sae_platform_version": version("sae-platform")}
+    theirs = {**extra, **shared, **written, **named}
     plugin = installed_plugins().owner(type(cfg))
     return {**legacy, **older, **saelens, "metadata": theirs, "sae_platform": ours, "sae_platform_plugin": plugin}
 
@@ -80,7 +87,22 @@ def understood(content: Mapping[str, Any]) -> SAEConfig:
             "its inputs were scaled by a factor in training (normalize_activations = expected_average_only_in) that is "
             "not in the folder; fold it with SAELens, or load the SAE by its release, where the registry may know it."
         )
-    return chosen(**{**known, "metadata": SAEMetadata.model_validate(fields["metadata"])})
+    return chosen(**{**known, "metadata": SAEMetadata.model_validate(_with_policy(fields["metadata"]))})
+
+
+def _with_policy(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """SAELens' metadata with what it says of the tokens in one place."""
+    left = {key: value for key, value in metadata.items() if key not in POLICY}
+    said = {key: metadata[key] for key in POLICY if key in metadata}
+    if not said:
+        return left
+    separator = said.get("sequence_separator_token", DEFAULT.separator)
+    policy = TokenPolicy(
+        prepend_bos=said.get("prepend_bos", True) is not False,
+        exclude_special_tokens=bool(said.get("exclude_special_tokens")),
+        separator="none" if separator is None else "eos" if separator == "eos" else "bos",
+    )
+    return {**left, "token_policy": policy}
 
 
 def corrected(content: Mapping[str, Any], corrections: Mapping[str, Any]) -> dict[str, Any]:

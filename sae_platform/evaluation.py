@@ -14,12 +14,12 @@ from sae_platform.activations import ActivationSource, Contexts, LanguageModelSo
 from sae_platform.components import ActivationSourceConfig
 from sae_platform.config import EvaluationConfig
 from sae_platform.errors import PlatformError
+from sae_platform.hooks import is_centred
 from sae_platform.metrics import Predictions, ReconstructionSums, SparsitySums
 from sae_platform.sae import SAE
 from sae_platform.weights import find_sae_folder
 
 CONTEXTS_AT_ONCE = 8  # logits of [contexts, size, vocabulary] are the largest tensors here
-CENTRED = "center_writing_weights"
 PASSES = ("without_sae", "with_sae", "with_ablation", "with_mean_ablation")
 
 
@@ -44,10 +44,19 @@ def evaluate(
     source = source or recorded_source(sae)
     if source.d_in != sae.d_in:
         raise PlatformError(f"The SAE reads activations of width {sae.d_in}, but the source has width {source.d_in}.")
-    if sae.cfg.metadata.processing.get(CENTRED) and not source.metadata.processing.get(CENTRED):
-        raise PlatformError(f"The SAE reads centred activations: set {CENTRED} = true in the source.")
+    _check_processing(sae, source)
     with _as_used(sae):
         return evaluate_with_density(sae, source, settings)[0]
+
+
+def _check_processing(sae: SAE, source: ActivationSource) -> None:
+    """PlatformError when the SAE reads a model with weights processed otherwise than the source's."""
+    if not isinstance(source, LanguageModelSource):
+        return
+    metadata, given = sae.cfg.metadata, source.metadata.processing
+    asked = {name: value for name, value in metadata.processing.items() if value and not given.get(name)}
+    if is_centred(metadata.hook_name or "", asked):
+        raise PlatformError("The SAE reads centred activations: set center_writing_weights = true in the source.")
 
 
 def preservation_while_training(

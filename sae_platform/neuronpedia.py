@@ -6,8 +6,10 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
+from operator import index
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
@@ -50,7 +52,7 @@ def quick_list_url(of: SAE | str, features: Sequence[int], name: str = "features
     if not 0 < len(features) <= LISTED:
         raise PlatformError(f"A quick list shows 1 to {LISTED} features, not {len(features)}.")
     model, source = _id(of, features)
-    entries = [{"modelId": model, "layer": source, "index": str(feature)} for feature in features]
+    entries = [{"modelId": model, "layer": source, "index": str(index(feature))} for feature in features]
     return f"{_site()}/quick-list/?{urlencode({'name': name, 'features': json.dumps(entries)})}"
 
 
@@ -61,7 +63,9 @@ def fetch_feature(of: SAE | str, feature: int) -> NeuronpediaFeature:
     """
     path = _path(of, feature)
     key = os.environ.get(KEY_VARIABLE)
-    request = Request(f"{_site()}/api/feature/{path}", headers={"x-api-key": key} if key else {})
+    request = Request(f"{_site()}/api/feature/{path}")
+    if key:
+        request.add_unredirected_header("x-api-key", key)
     try:
         with urlopen(request, timeout=SECONDS) as answer:
             found = json.load(answer)
@@ -69,18 +73,21 @@ def fetch_feature(of: SAE | str, feature: int) -> NeuronpediaFeature:
         reason = {404: "there is no such page", 401: f"it wants a key in {KEY_VARIABLE}", 429: "it was asked too often"}
         why = reason.get(error.code, f"it answers {error.code}")
         raise PlatformError(f"Neuronpedia gives nothing for {path}: {why}.") from error
-    except (URLError, TimeoutError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise PlatformError(f"Neuronpedia at {_site()} does not answer for {path}: {error}.") from error
     if not isinstance(found, dict):
         raise PlatformError(f"Neuronpedia has no feature {path}.")
     return NeuronpediaFeature(
         url=f"{_site()}/{path}",
-        explanations=tuple(each["description"] for each in found.get("explanations") or ()),
+        explanations=tuple(each.get("description") or "" for each in found.get("explanations") or ()),
         density=found.get("frac_nonzero"),
         max_activation=found.get("maxActApprox"),
         positive_logits=_pairs(found, "pos"),
         negative_logits=_pairs(found, "neg"),
-        activations=tuple((tuple(each["tokens"]), tuple(each["values"])) for each in found.get("activations") or ()),
+        activations=tuple(
+            (tuple(each.get("tokens") or ()), tuple(each.get("values") or ()))
+            for each in found.get("activations") or ()
+        ),
         answer=found,
     )
 
@@ -95,7 +102,7 @@ def _site() -> str:
 
 def _path(of: SAE | str, feature: int) -> str:
     model, source = _id(of, [feature])
-    return f"{quote(model, safe='')}/{quote(source, safe='')}/{feature}"
+    return f"{quote(model, safe='')}/{quote(source, safe='')}/{index(feature)}"
 
 
 def _id(of: SAE | str, features: Sequence[int]) -> tuple[str, str]:
@@ -107,6 +114,8 @@ def _id(of: SAE | str, features: Sequence[int]) -> tuple[str, str]:
         raise PlatformError(f"{name!r} is not {{model}}/{{layer}}-{{sae_type}}, as ids on Neuronpedia are.")
     d_sae = None if isinstance(of, str) else of.d_sae
     for feature in features:
+        if not hasattr(feature, "__index__"):
+            raise PlatformError(f"A feature is a whole number, not {feature!r}.")
         if feature < 0 or (d_sae is not None and feature >= d_sae):
             raise PlatformError(f"There is no feature {feature}; they are 0 to {d_sae - 1 if d_sae else 'd_sae - 1'}.")
     model, _, source = name.partition("/")

@@ -162,7 +162,7 @@ class SAE(nn.Module, ABC):
         release: str,
         sae_id: str,
         device: str = "cpu",
-        dtype: str | None = None,
+        dtype: str | torch.dtype | None = None,
         revision: str | None = None,
         force_download: bool = False,
     ) -> SAE:
@@ -173,7 +173,8 @@ class SAE(nn.Module, ABC):
         `sae, cfg_dict, sparsity = SAE.from_pretrained(...)`, where `sparsity` is log10 firing frequencies [d_sae] or
         None. PlatformError names the nearest when a name is unknown, and what was wrong with files or the network.
         """
-        sae = pretrained.load(release, sae_id, device, dtype, revision, force_download)
+        named = None if dtype is None else str(dtype)
+        sae = pretrained.load(release, sae_id, device, named, revision, force_download)
         return cls._of_this_class(sae, f"{release} {sae_id}")
 
     @classmethod
@@ -195,12 +196,13 @@ class SAE(nn.Module, ABC):
         return tuple(self)[place]
 
     @classmethod
-    def load_from_disk(cls, path: str | Path, device: str = "cpu", dtype: str | None = None) -> SAE:
+    def load_from_disk(cls, path: str | Path, device: str = "cpu", dtype: str | torch.dtype | None = None) -> SAE:
         """Read an SAE folder, ours or SAELens', or weights in the format of any installed plugin: the files say which.
 
         PlatformError names the file and what is wrong with it.
         """
-        return cls._of_this_class(pretrained.load_local(Path(path), device, dtype), path)
+        named = None if dtype is None else str(dtype)
+        return cls._of_this_class(pretrained.load_local(Path(path), device, named), path)
 
     @classmethod
     def _of_this_class(cls, sae: SAE, place: object) -> SAE:

@@ -74,7 +74,8 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
                 due = settings.checkpoint_every and step % settings.checkpoint_every == 0
                 if step % settings.log_every == 0 or step == settings.steps or due or stopped:
                     reports.log(step, stats.tokens, {**stats.window(), **trainee.rates})
-                if run.evaluation.every and step % run.evaluation.every == 0 and not stopped:
+                every = run.evaluation.every
+                if every and step % every == 0 and step != settings.steps and not stopped:
                     reports.measured(
                         step, partial(preservation_while_training, trainee.sae, source, batch.x, run.evaluation)
                     )

@@ -32,13 +32,14 @@ sae = SAE.from_pretrained("{repo_id}", "{first}")
 
 
 def upload_saes_to_huggingface(
-    saes: SAE | Iterable[SAE] | Mapping[str, SAE | str | Path],
+    saes: SAE | Iterable[SAE] | Mapping[str, SAE | str | Path] = (),
     repo_id: str | None = None,
-    token: str | None = None,
-    private: bool = False,
     hf_revision: str = "main",
     add_default_readme: bool = True,
     *,
+    token: str | None = None,
+    private: bool = False,
+    saes_dict: Mapping[str, SAE | str | Path] | None = None,
     hf_repo_id: str | None = None,
 ) -> str:
     """Upload SAEs, in the form people use, as one commit; returns its address.
@@ -52,7 +53,7 @@ def upload_saes_to_huggingface(
     repo = repo_id or hf_repo_id
     if not repo:
         raise PlatformError('Give the repository to upload to: repo_id="user/repository".')
-    named = _named(saes)
+    named = _named(saes_dict or saes)
     api = HfApi(os.environ.get("HF_ENDPOINT"), token=token)
     with tempfile.TemporaryDirectory() as scratch:
         files: dict[str, Path] = {}

@@ -89,4 +89,4 @@ def test_a_key_is_sent_along(site: Hub, monkeypatch: pytest.MonkeyPatch) -> None
     plain = neuronpedia.urlopen
     monkeypatch.setattr(neuronpedia, "urlopen", lambda request, **k: sent.append(request) or plain(request, **k))
     fetch_feature(ID, 3)
-    assert sent[0].headers["X-api-key"] == "a key"
+    assert sent[0].unredirected_hdrs["X-api-key"] == "a key"

@@ -23,17 +23,9 @@ SECOND_NORM = ("ln_2", "pre_mlp_layernorm", "post_attention_layernorm")
 AFTER_ATTENTION = ("post_self_attn_layernorm",)  # norms of what is added to the residual stream
 AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
 OTHERWISE = (
-    "doge",
-    "gemma3n",
-    "gemma3n_text",
-    "gemma4",
-    "gemma4_text",
-    "gpt_neox_japanese",
-    "hyperclovax",
-    "inkling",
-    "kolibri1",
-    "minimax",
-)  # model types whose layers do more than add attention and MLP to the stream
+    "beam", "deepseek_v4", "doge", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gpt_neox_japanese", "hy_v4",
+    "hyperclovax", "inkling", "inkling2_text", "kolibri1", "minimax", "zaya",
+)  # fmt: skip
 PARALLEL = ("use_parallel_residual", "parallel_attn")  # flags of models whose attention and MLP read the same stream
 # Most exact first: BERT's and BLOOM's modules of these names add the residual stream, their last linear map does not.
 ATTENTION = ("attention.output.dense", "self_attention.dense", "attn", "self_attn", "self_attention", "attention")

@@ -111,6 +111,10 @@ class LanguageModelSAERunnerConfig(BaseModel):
     n_checkpoints: NonNegativeInt = 0
 
     def __init__(self, **settings: Any) -> None:
+        if settings.get("checkpoint_path", "") is None:
+            del settings["checkpoint_path"]
+        if isinstance(settings.get("dtype"), str):
+            settings["dtype"] = settings["dtype"].removeprefix("torch.")
         settings = in_our_words(settings, list(type(self).model_fields))
         try:
             super().__init__(**settings)
@@ -271,19 +275,28 @@ LanguageModelSAETrainingRunner = SAETrainingRunner  # its name in SAELens 6
 
 
 def StandardTrainingSAEConfig(**settings: Any) -> SAEConfig:
-    return _training_sae("standard", settings)
+    return _training_sae("standard", {"l1_coefficient": 1.0, **settings})
 
 
 def GatedTrainingSAEConfig(**settings: Any) -> SAEConfig:
-    return _training_sae("gated", settings)
+    return _training_sae("gated", {"l1_coefficient": 1.0, **settings})
 
 
 def TopKTrainingSAEConfig(**settings: Any) -> SAEConfig:
-    return _training_sae("topk", {"k": 100, **settings})
+    return _training_sae("topk", {"k": 100, "decoder_init_norm": 0.1, **settings})
 
 
 def JumpReLUTrainingSAEConfig(**settings: Any) -> SAEConfig:
-    return _training_sae("jumprelu", settings)
+    return _training_sae(
+        "jumprelu",
+        {
+            "jumprelu_init_threshold": 0.01,
+            "jumprelu_bandwidth": 0.05,
+            "decoder_init_norm": 0.1,
+            "l0_coefficient": 1.0,
+            **settings,
+        },
+    )
 
 
 def _training_sae(architecture: str, settings: dict[str, Any]) -> SAEConfig:

@@ -13,6 +13,7 @@ from sae_platform.activations import Batch, LanguageModelSource
 from sae_platform.buffer import ShuffleBuffer
 from sae_platform.components import ActivationSourceConfig, TokenPolicy
 from sae_platform.errors import PlatformError
+from sae_platform.hooks import is_centred
 
 if TYPE_CHECKING:
     from sae_platform.sae import SAE
@@ -73,7 +74,7 @@ class ActivationsStore:
             {
                 "kind": "transformers", "hook_name": metadata.hook_name, "dataset": text, "streaming": streaming,
                 "context_size": size, "batch_size": store_batch_size_prompts, "token_policy": policy,
-                "center_writing_weights": metadata.processing.get("center_writing_weights", False),
+                "center_writing_weights": is_centred(metadata.hook_name, metadata.processing),
             }
         )  # fmt: skip
         buffer = n_batches_in_buffer * store_batch_size_prompts * size
