@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_platform import SAE, PlatformError, SAEConfig
+from sae_platform.cfg_json import describe, understood
+from sae_platform.components import TokenPolicy
 
 D_IN, D_SAE = 4, 6
 FLAT = {  # as 5.11 writes it
@@ -176,3 +178,24 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     sae = SAEConfig(architecture="topk", d_in=D_IN, d_sae=D_SAE, k=2).build()
     saved = [{path.name: path.read_bytes() for path in sae.save_model(tmp_path / name)} for name in ("a", "b")]
     assert saved[0] == saved[1]
+
+
+def test_what_saelens_says_of_tokens_and_places_survives(tmp_path: Path) -> None:
+    said = {
+        "hook_name": "blocks.1.mlp.hook_in", "hook_name_out": "blocks.1.hook_mlp_out", "prepend_bos": False,
+        "sequence_separator_token": None, "exclude_special_tokens": False, "seqpos_slice": [1, None],
+        "neuronpedia_id": "gpt2-small/8-res-jb", "something_else": 3,
+    }  # fmt: skip
+    cfg = understood({"architecture": "standard", "d_in": 4, "d_sae": 6, "metadata": said})
+    metadata = cfg.metadata
+    assert metadata.token_policy == TokenPolicy(prepend_bos=False, exclude_special_tokens=False, separator="none")
+    assert (metadata.prepend_bos, metadata["neuronpedia_id"], metadata.get("absent", 5)) == (
+        False,
+        "gpt2-small/8-res-jb",
+        5,
+    )
+    written = describe(cfg)["metadata"]
+    assert {name: written[name] for name in said} == said
+    for hook, shape in (("blocks.1.attn.hook_z", "hook_z"), ("blocks.1.hook_mlp_out", "none")):
+        cfg = understood({"architecture": "standard", "d_in": 4, "d_sae": 6, "metadata": {"hook_name": hook}})
+        assert describe(cfg)["reshape_activations"] == shape

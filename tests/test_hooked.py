@@ -160,3 +160,13 @@ def test_what_cannot_be_attached_is_named(model: Any) -> None:
             attached.ablate(1, "blocks.0.hook_resid_pot")
         with pytest.raises(KeyError, match="There is no"):
             attached["nothing"]
+    with pytest.raises(PlatformError, match="no feature 1.5"), attach(model, an_sae()) as attached:
+        attached.steer(1.5, 1.0)  # type: ignore[arg-type]
+    wide = an_sae("blocks.0.mlp.hook_post")
+    with pytest.raises(PlatformError, match="The SAE at blocks.0.mlp.hook_post reads"), attach(model, wide):
+        model(TOKENS)
+    for given, message in ((("model", an_sae()), "not to a str"), ((model, "a/path"), "is no SAE; SAE.load_from_disk")):
+        with pytest.raises(PlatformError, match=message), attach(*given):
+            pass
+    with pytest.raises(PlatformError, match="not 'typo'"), attach(model, an_sae(), use_error_term={"typo": True}):
+        pass

@@ -64,8 +64,35 @@ def test_the_tutorial_of_saelens_5_is_a_run() -> None:
     run = cfg.to_run_config()
     assert run.sae.model_dump()["d_sae"] == 16 * 1024
     assert (run.evaluation.every, run.evaluation.tokens_while_training) == (600, 10 * 16 * 512)
-    with pytest.warns(UserWarning, match="b_dec_init_method = 'zeros' has no effect: b_dec starts at the mean"):
-        LanguageModelSAERunnerConfig(b_dec_init_method="zeros")
+    for name, value in (("b_dec_init_method", "zeros"), ("is_dataset_tokenized", True), ("output_path", "there")):
+        with pytest.warns(UserWarning, match=f"{name} = {value!r} has no effect: "):
+            LanguageModelSAERunnerConfig(**{name: value})
+
+
+def test_the_tutorial_of_saelens_6_is_a_run() -> None:
+    cfg = LanguageModelSAERunnerConfig(
+        sae=StandardTrainingSAEConfig(
+            d_in=1024, d_sae=16 * 1024, apply_b_dec_to_input=True, normalize_activations="expected_average_only_in",
+            l1_coefficient=5, l1_warm_up_steps=250,
+        ),
+        model_name="tiny-stories-1L-21M", hook_name="blocks.0.hook_mlp_out", dataset_path="roneneldan/TinyStories",
+        is_dataset_tokenized=False, streaming=True, lr=5e-5, adam_beta1=0.9, adam_beta2=0.999,
+        lr_scheduler_name="constant", lr_warm_up_steps=0, lr_decay_steps=1000, train_batch_size_tokens=4096,
+        context_size=256, n_batches_in_buffer=64, training_tokens=4096 * 5000, store_batch_size_prompts=16,
+        logger=LoggingConfig(
+            log_to_wandb=False, wandb_project="sae_lens_tutorial", wandb_log_frequency=30, eval_every_n_wandb_logs=20
+        ),
+        device="cpu", seed=42, n_checkpoints=0, checkpoint_path=None, dtype="torch.float32",
+        resume_from_checkpoint=None, llm_device=None, use_chat_formatting=False, dataset_trust_remote_code=True,
+    )  # fmt: skip
+    run = cfg.to_run_config()
+    assert (run.sae.model_dump()["l1_coefficient"], run.evaluation.every, run.training.dtype) == (5, 600, "float32")
+    jumprelu = JumpReLUTrainingSAEConfig(d_sae=64).model_dump()
+    assert (jumprelu["threshold_init"], jumprelu["bandwidth"], jumprelu["l0_coefficient"]) == (0.01, 0.05, 1.0)
+    assert TopKTrainingSAEConfig(d_sae=640).model_dump()["decoder_init_norm"] == 0.1
+    assert GatedTrainingSAEConfig(d_sae=64).model_dump()["l1_coefficient"] == 1.0
+    with pytest.raises(PlatformError, match="sae.d_sea is not a setting of architecture 'topk'. Did you mean 'd_sae'"):
+        TopKTrainingSAEConfig(d_sea=640)
 
 
 def test_centred_weights_are_centred_activations() -> None:

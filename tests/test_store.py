@@ -73,6 +73,21 @@ def test_an_sae_of_centred_weights_gets_centred_activations(plain: Any, hooked: 
         torch.testing.assert_close(centred, x - x.mean(-1, keepdim=True), rtol=1e-4, atol=1e-4)
 
 
+def test_the_policy_of_saelens_is_the_one_of_its_sae(plain: Any) -> None:
+    policy = {"prepend_bos": False, "exclude_special_tokens": False, "separator": "bos"}
+    store = ActivationsStore.from_sae(plain, an_sae(token_policy=policy), **SIZES)
+    bos = plain.config.bos_token_id
+    tokens = store.get_batch_tokens(64)
+    assert (tokens[:, 0] != bos).any()
+    assert (tokens == bos).any()
+
+
+def test_weights_processed_otherwise_are_refused(plain: Any) -> None:
+    folded = an_sae(hook_name="blocks.1.mlp.hook_in", model_from_pretrained_kwargs={"fold_ln": True})
+    with pytest.raises(PlatformError, match="with fold_ln, which is not given here"):
+        ActivationsStore.from_sae(plain, folded, **SIZES)
+
+
 def test_what_is_missing_is_named(plain: Any) -> None:
     with pytest.raises(PlatformError, match="device is 'cuda', but the model is on cpu"):
         ActivationsStore.from_sae(plain, an_sae(), device="cuda")

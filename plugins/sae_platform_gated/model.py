@@ -24,6 +24,10 @@ class GatedSAE(LinearSAE):
         self.b_mag = nn.Parameter(torch.zeros(cfg.d_sae))
         self.r_mag = nn.Parameter(torch.zeros(cfg.d_sae))
 
+    def preactivations(self, x: Tensor) -> Tensor:
+        """Those of the magnitude, [..., d_sae]."""
+        return super().preactivations(x) * self.r_mag.exp() + self.b_mag
+
     def activate(self, pre: Features) -> Features:
         magnitude = (pre.values * pre.at(self.r_mag.exp()) + pre.at(self.b_mag)).relu()
         return pre.replace(torch.where(self._gate(pre) > 0, magnitude, 0.0))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from sae_platform.components import LoggerConfig, Normalization, SAEConfig
-from sae_platform.config import RunConfig
+from sae_platform.config import RunConfig, validated
 from sae_platform.errors import PlatformError, choices
+from sae_platform.plugins import installed_plugins
 from sae_platform.saelens.words import OF_SAES, SCHEDULES, in_our_words
 
 if TYPE_CHECKING:
@@ -300,8 +301,9 @@ def JumpReLUTrainingSAEConfig(**settings: Any) -> SAEConfig:
 
 
 def _training_sae(architecture: str, settings: dict[str, Any]) -> SAEConfig:
-    """The configuration of an architecture, in the words of SAELens 6."""
-    return SAEConfig(architecture=architecture, **{OF_SAES.get(name, name): value for name, value in settings.items()})
+    """The configuration of an architecture, in the words of SAELens 6. PlatformError for what it does not have."""
+    ours = {OF_SAES.get(name, name): value for name, value in settings.items()}
+    return validated({"sae": {"architecture": architecture, **ours}}, installed_plugins()).sae
 
 
 def _wandb(logging: LoggingConfig) -> LoggerConfig:

@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from language_models import ModelFolder
-from sae_platform import ActivationSourceConfig, PlatformError, RunConfig, evaluate, train
+from sae_platform import (
+    ActivationSourceConfig,
+    EvaluationConfig,
+    HookedSAETransformer,
+    PlatformError,
+    RunConfig,
+    SAEConfig,
+    evaluate,
+    train,
+)
 from sae_platform_transformer_lens import TransformerLensSourceConfig
 from sae_platform_transformers import TransformersSourceConfig
 
@@ -47,6 +56,16 @@ def test_folded_norms_are_read_before_their_gain(settings: Any) -> None:
     normalized = TransformersSourceConfig(**settings("gpt2", "blocks.1.ln2.hook_normalized")).build()
     torch.testing.assert_close(folded.activations(TOKENS), normalized.activations(TOKENS), rtol=0, atol=1e-4)
     assert folded.metadata.processing == {"fold_ln": True}
+    metadata = folded.metadata
+    sae = SAEConfig(architecture="topk", d_in=8, d_sae=16, k=3, metadata=metadata).build().eval()
+    with pytest.raises(PlatformError, match="with fold_ln, which is not given here"):
+        evaluate(sae, TransformersSourceConfig(**settings("gpt2", "blocks.1.mlp.hook_in")).build())
+    model = HookedSAETransformer.from_pretrained(settings("gpt2")["model"], fold_ln=True)
+    _, cache = model.run_with_cache_with_saes(TOKENS, saes=[sae])
+    found = cache["blocks.1.mlp.hook_in.hook_sae_input"]
+    torch.testing.assert_close(found, folded.activations(TOKENS), rtol=0, atol=1e-4)
+    with pytest.raises(PlatformError, match="with fold_ln, which is not given here"):
+        HookedSAETransformer.from_pretrained(settings("gpt2")["model"]).add_sae(sae)
 
 
 def test_a_run_on_it_is_trained_and_evaluated_again(settings: Any, tmp_path: Path) -> None:
@@ -61,13 +80,14 @@ def test_a_run_on_it_is_trained_and_evaluated_again(settings: Any, tmp_path: Pat
     )  # fmt: skip
     assert [step for step, _ in run.metrics("ce_loss_score")["ce_loss_score"]] == [5, 10]
     first = run.evaluation() or {}
-    again = evaluate(run.sae_path)
-    assert again["ce_loss_without_sae"] == pytest.approx(first["ce_loss_without_sae"], abs=1)
+    again = evaluate(run.sae_path, settings=EvaluationConfig(tokens=100, preservation_tokens=100))
+    assert again == pytest.approx(first, rel=1e-5)
     plain = TransformersSourceConfig(**settings("gpt2")).build()
     with pytest.raises(PlatformError, match="reads centred activations: set center_writing_weights = true"):
         evaluate(run.sae_path, plain)
     centred = TransformersSourceConfig(**settings("gpt2", center_writing_weights=True)).build()
-    assert evaluate(run.sae_path, centred)["fvu"] == pytest.approx(again["fvu"], rel=1e-3)
+    small = EvaluationConfig(tokens=100, preservation_tokens=100)
+    assert evaluate(run.sae_path, centred, small)["fvu"] == pytest.approx(again["fvu"], rel=1e-3)
 
 
 def test_what_is_missing_is_named(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
