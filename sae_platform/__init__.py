@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sae_platform.neuronpedia import feature_url, fetch_feature, quick_list_url
     from sae_platform.runs import RunDirectory
     from sae_platform.sae import SAE, StepOutput, StepState
-    from sae_platform.saelens.hooked_transformer import HookedSAETransformer
+    from sae_platform.saelens.hooked_transformer import HookedSAETransformer, SAETransformerBridge
     from sae_platform.saelens.runner import (
         GatedTrainingSAEConfig,
         JumpReLUTrainingSAEConfig,
@@ -71,6 +71,7 @@ _HOME = {
     "SAEConfig": "components",
     "SAEMetadata": "components",
     "SAETrainingRunner": "saelens.runner",
+    "SAETransformerBridge": "saelens.hooked_transformer",
     "SparseFeatures": "sparse",
     "StandardTrainingSAEConfig": "saelens.runner",
     "StepOutput": "sae",
@@ -112,6 +113,7 @@ __all__ = [
     "SAEConfig",
     "SAEMetadata",
     "SAETrainingRunner",
+    "SAETransformerBridge",
     "SparseFeatures",
     "StandardTrainingSAEConfig",
     "StepOutput",

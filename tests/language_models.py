@@ -34,6 +34,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3ForCausalLM", {"num_key_value_heads": 1}),
     "olmo2": ("Olmo2ForCausalLM", {"num_key_value_heads": 1}),
     "gemma3": ("Gemma3ForCausalLM", {"num_key_value_heads": 1, "head_dim": 4}),
+    "glm4": ("Glm4ForCausalLM", {"num_key_value_heads": 1, "head_dim": 4}),
     "bloom": ("BloomForCausalLM", {}),
     "bert": ("BertForMaskedLM", {}),
 }

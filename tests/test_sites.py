@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from by_hand import changing, gpt2_by_hand
-from language_models import FAMILIES, ModelFolder
+from language_models import FAMILIES, SIZES, ModelFolder
 from sae_platform import PlatformError
-from sae_platform.hooks import find_hook, read
+from sae_platform.hooks import ModuleHook, find_hook, read
 from sae_platform.hooks.sites import INNER, SITES, Place, is_centred
 
 TOKENS = torch.arange(24).reshape(2, 12) % 26 + 3
@@ -22,6 +23,7 @@ CENTRED = {"center_writing_weights": True}
 ABSENT = {  # what a family has not, and why
     "gpt_neox": {"resid_mid", "hook_mlp_in"},  # attention and MLP read the same stream
     "phi3": {"mlp.hook_pre"},  # one matrix computes gate and value
+    "glm4": {"mlp.hook_pre"},
     "olmo2": {"ln1.hook_normalized", "ln2.hook_normalized"},  # norms come after attention and MLP
 }
 ONLY_PLAIN = {"bloom": {"hook_mlp_in"}}  # where the bridge never reaches its own hook
@@ -152,6 +154,40 @@ def test_what_a_norm_computes_comes_before_its_gain(models: Any, family: str) ->
 def test_a_place_that_a_model_has_not_is_refused(models: Any, family: str, site: str) -> None:
     with pytest.raises(PlatformError, match="nothing in its layers is known to be that place"):
         find_hook(models(family)[0], str(Place(1, site)))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "refused", "there"),
+    [
+        ("Granite", {"residual_multiplier": 0.3}, ["hook_attn_out", "hook_mlp_out"], ["hook_resid_mid", "mlp.hook_in"]),
+        ("Bloom", {"apply_residual_connection_post_layernorm": True}, ["hook_resid_mid"], ["hook_resid_post"]),
+        ("Olmo", {}, ["ln1.hook_normalized", "ln2.hook_normalized"], ["hook_mlp_out"]),
+    ],
+)
+def test_layers_that_do_otherwise_are_known(
+    name: str, settings: dict[str, Any], refused: list[str], there: list[str]
+) -> None:
+    model_class = getattr(transformers, f"{name}ForCausalLM")
+    with torch.device("meta"):
+        model = model_class(model_class.config_class(**SIZES, **settings))
+    for site in refused:
+        with pytest.raises(PlatformError, match="known to be that place"):
+            find_hook(model, f"blocks.1.{site}")
+    for site in there:
+        find_hook(model, f"blocks.1.{site}")
+
+
+def test_the_layers_of_a_model_with_images_are_those_of_its_text() -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.Gemma3Config(
+        text_config={**SIZES, "num_key_value_heads": 1, "head_dim": 4, "pad_token_id": 0},
+        vision_config={**sizes, "image_size": 28, "patch_size": 14},
+    )
+    with torch.device("meta"):
+        model = transformers.Gemma3ForConditionalGeneration(config)
+    found = find_hook(model, "blocks.1.hook_resid_post")
+    assert isinstance(found, ModuleHook)
+    assert found.module is model.get_decoder().layers[1]
 
 
 def test_an_unknown_place_of_a_bridge_is_answered_with_the_nearest(models: Any) -> None:

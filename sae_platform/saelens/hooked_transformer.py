@@ -257,5 +257,8 @@ class HookedSAETransformer:
         return edits, *others
 
 
+SAETransformerBridge = HookedSAETransformer  # its other name in SAELens 6
+
+
 def _is_of_sae(name: str) -> bool:
     return ".hook_sae_" in name
