@@ -74,8 +74,7 @@ class Attached(Mapping[str, Tensor]):
     def ablate(self, features: int | Sequence[int] | Tensor, hook: str | None = None) -> None:
         """Set features to zero."""
         place = self._hook(hook)
-        several = not isinstance(features, int) and not (isinstance(features, Tensor) and features.ndim == 0)
-        chosen = self._chosen(place, list(features) if several else [features])  # type: ignore[arg-type, list-item]
+        chosen = self._chosen(place, torch.as_tensor(features).reshape(-1).tolist())
         self.edit(lambda x: x.index_fill(-1, torch.tensor(chosen, device=x.device), 0.0), place)
 
     def release(self) -> None:
@@ -93,7 +92,7 @@ class Attached(Mapping[str, Tensor]):
             )
         read = self._at(hook, INPUT, x)
         features = sae.encode(read)
-        if self._adds_error[hook]:  # of the features as they are, which a function may change in place
+        if self._adds_error[hook]:  # of the features as they are
             with torch.no_grad():
                 error = (x if written is None else written) - sae.decode(features, read)
         features = self._at(hook, FEATURES, features)
@@ -104,8 +103,10 @@ class Attached(Mapping[str, Tensor]):
 
     def _at(self, hook: str, part: str, x: Tensor) -> Tensor:
         name = f"{hook}.{part}"
-        for edit in self._edits.get(name, ()):
-            x = edit(x)
+        if edits := self._edits.get(name):
+            x = x.clone()  # which they may change in place
+            for edit in edits:
+                x = edit(x)
         self._computed[name] = x
         return x
 

@@ -137,7 +137,8 @@ def test_the_error_of_a_transcoder_is_what_the_model_would_have_written(model: A
 
 
 @torch.no_grad()
-def test_features_may_be_changed_in_place(model: Any, plain: Any) -> None:
+@pytest.mark.parametrize("grad", [False, True])
+def test_features_may_be_changed_in_place(model: Any, plain: Any, grad: bool) -> None:
     place = "blocks.1.hook_resid_post"
     sae = an_sae(place)
 
@@ -145,9 +146,12 @@ def test_features_may_be_changed_in_place(model: Any, plain: Any) -> None:
         features[..., 5] = 7.0
         return features
 
-    with attach(model, sae, use_error_term=True) as attached:
+    with attach(model, sae, use_error_term=True) as attached, torch.set_grad_enabled(grad):
         attached.edit(change)
+        attached.edit(lambda x: x.mul_(1.0), part="hook_sae_input")
         found = logits_of(model)
+        if grad:
+            found.sum().backward()
     expected = gpt2_by_hand(plain, TOKENS, changing(place, lambda x: x - sae(x) + sae.decode(change(sae.encode(x)))))
     close(found, expected)
 
