@@ -13,10 +13,12 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     PositiveInt,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sae_platform.errors import PlatformError, choices, nearest
 
@@ -49,7 +51,10 @@ class ComponentConfig(BaseModel, ABC):
     @classmethod
     def _dispatch(cls, value: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
         if not cls.is_role() or isinstance(value, cls):
-            return handler(value)
+            try:
+                return handler(value)
+            except ValidationError as error:
+                raise cls._with_nearest(error) from None
         if not isinstance(value, dict):
             raise ValueError(f"needs a table that names its {cls.selector}")
         try:
@@ -57,6 +62,20 @@ class ComponentConfig(BaseModel, ABC):
         except PlatformError as error:
             raise ValueError(str(error)) from error
         return chosen.model_validate(value, context=info.context)
+
+    @classmethod
+    def _with_nearest(cls, error: ValidationError) -> ValidationError:
+        """The error, with the nearest known name beside each unknown one."""
+
+        def detail(each: Any) -> InitErrorDetails:
+            kind, place, value = each["type"], each["loc"], each["input"]
+            if kind == "extra_forbidden" and len(place) == 1:
+                near = nearest(str(place[0]), cls.model_fields)
+                kind = PydanticCustomError("extra_forbidden", f"Not a setting of {cls.__name__}.{near}")
+            return {"type": kind, "loc": place, "input": value, "ctx": each.get("ctx", {})}
+
+        details = [detail(each) for each in error.errors(include_url=False)]
+        return ValidationError.from_exception_data(error.title, details)
 
     @classmethod
     def _chosen(cls, data: dict[str, Any], host: PluginHost | None) -> type[Self]:

@@ -93,6 +93,8 @@ def test_the_tutorial_of_saelens_6_is_a_run() -> None:
     assert GatedTrainingSAEConfig(d_sae=64).model_dump()["l1_coefficient"] == 1.0
     with pytest.raises(PlatformError, match="sae.d_sea is not a setting of architecture 'topk'. Did you mean 'd_sae'"):
         TopKTrainingSAEConfig(d_sea=640)
+    with pytest.raises(ValueError, match="Not a setting of TopKConfig. Did you mean 'd_sae'"):
+        SAEConfig(architecture="topk", d_in=192, d_sea=640)
 
 
 def test_centred_weights_are_centred_activations() -> None:
