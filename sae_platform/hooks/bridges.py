@@ -13,7 +13,7 @@ from sae_platform.activations import Replace
 from sae_platform.errors import PlatformError, choices, nearest
 from sae_platform.hooks.parts import Centred, JoinedHeads, Part
 from sae_platform.hooks.points import HookPoint, ModuleHook, in_part
-from sae_platform.hooks.sites import Place, is_centred
+from sae_platform.hooks.sites import Place, adds_up, is_centred
 
 SHOWN = 8  # hooks that an error names
 PROCESSED = "processing_of_sae_platform"  # where a bridge keeps how its weights were processed
@@ -50,7 +50,8 @@ class BridgeHook(HookPoint):
 
 def find_in_bridge(bridge: Any, name: str, processing: Mapping[str, Any]) -> HookPoint:
     """The bridge's hook of this name. PlatformError with the nearest when it has none."""
-    known, name = bridge.hook_dict, str(Place.of(name) or name)
+    place = Place.of(name)
+    known, name = bridge.hook_dict, str(place or name)
     if name not in known:
         raise PlatformError(
             f"{type(bridge.original_model).__name__} has no hook {name!r}.{nearest(name, known)} "
@@ -60,8 +61,9 @@ def find_in_bridge(bridge: Any, name: str, processing: Mapping[str, Any]) -> Hoo
     left = {setting: value for setting, value in processing.items() if value and not done.get(setting)}
     centred = is_centred(name, left) and not bridge.cfg.uses_rms_norm
     part = Centred() if centred else JoinedHeads()
-    place = Place.of(name)
     if place and place.site == "resid_mid":  # its own hook has what the norm reads, a copy of the stream
+        if not adds_up(bridge.original_model.config.get_text_config(), place.site):
+            raise PlatformError(f"{name!r} is not known here for {type(bridge.original_model).__name__}.")
         block = bridge.get_submodule(f"blocks.{place.layer}")
         reader = next(module for module in block.modules() if known[name] in module.children())
         return ModuleHook(reader, "input", part, block.original_component)

@@ -13,7 +13,7 @@ from sae_platform.errors import PlatformError, choices, nearest
 from sae_platform.hooks.bridges import find_in_bridge
 from sae_platform.hooks.parts import WHOLE, Centred, Columns, Normalized, OfEachHead, Part, eps_of, subtracts_mean
 from sae_platform.hooks.points import HookPoint, ModuleHook, is_bridge
-from sae_platform.hooks.sites import HEADS, INNER, SITES, Place, is_centred
+from sae_platform.hooks.sites import HEADS, INNER, SITES, Place, adds_up, is_centred
 
 SHOWN = 10  # modules that an error names
 READ = ("resid_pre", "resid_mid", "hook_mlp_in", "attn.hook_z", "mlp.hook_in", "mlp.hook_post")  # by a module
@@ -22,10 +22,6 @@ FIRST_NORM = ("ln_1", "input_layernorm", "self_attn_layer_norm")
 SECOND_NORM = ("ln_2", "pre_mlp_layernorm", "post_attention_layernorm")
 AFTER_ATTENTION = ("post_self_attn_layernorm",)  # norms of what is added to the residual stream
 AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
-OTHERWISE = (
-    "beam", "deepseek_v4", "doge", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gpt_neox_japanese", "hy_v4",
-    "hyperclovax", "inkling", "inkling2_text", "kolibri1", "minimax", "zaya",
-)  # fmt: skip
 PARALLEL = ("use_parallel_residual", "parallel_attn")  # flags of models whose attention and MLP read the same stream
 # Most exact first: BERT's and BLOOM's modules of these names add the residual stream, their last linear map does not.
 ATTENTION = ("attention.output.dense", "self_attention.dense", "attn", "self_attn", "self_attention", "attention")
@@ -95,7 +91,7 @@ def _in_block(model: Any, block: nn.Module, site: str, name: str) -> ModuleHook:
 def _candidates(model: Any, parts: Mapping[str, nn.Module], site: str) -> dict[str, Part]:
     """Paths in a block that may be this place, with the part of the tensor there."""
     config = model.config.get_text_config()
-    if site in ("resid_mid", "attn_out", "mlp_out") and not _adds_up(config, site):
+    if site in ("resid_mid", "attn_out", "mlp_out") and not adds_up(config, site):
         return {}
     normalizes_outputs = "post_feedforward_layernorm" in parts  # as Gemma 2 and OLMo 2 do before adding to the stream
     second_norm = ("pre_feedforward_layernorm",) if normalizes_outputs else SECOND_NORM
@@ -114,15 +110,6 @@ def _candidates(model: Any, parts: Mapping[str, nn.Module], site: str) -> dict[s
         parallel = any(getattr(config, flag, False) for flag in PARALLEL)
         paths[site] = () if parallel else (*second_norm, "mlp") if normalizes_outputs else second_norm
     return dict.fromkeys(paths[site], WHOLE)
-
-
-def _adds_up(config: Any, site: str) -> bool:
-    """Whether the residual stream of a layer is what it reads, plus what its attention and its MLP give."""
-    if config.model_type in OTHERWISE:
-        return False
-    if site == "resid_mid":
-        return not getattr(config, "apply_residual_connection_post_layernorm", False)
-    return float(getattr(config, "residual_multiplier", None) or 1.0) == 1.0
 
 
 def _projections(config: Any, which: str) -> dict[str, Part]:

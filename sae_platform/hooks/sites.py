@@ -22,6 +22,10 @@ CHANGED = {  # by settings of TransformerLens other than center_writing_weights
     "fold_value_biases": ("attn.hook_v", "attn.hook_z"),
     "refactor_factored_attn_matrices": HEADS,
 }
+OTHERWISE = (  # model types whose layers do more than add attention and MLP to the residual stream
+    "beam", "deepseek_v4", "doge", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gpt_neox_japanese", "hy_v4",
+    "hyperclovax", "inkling", "inkling2_text", "kolibri1", "minimax", "zaya",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,15 @@ class Place:
 
     def __str__(self) -> str:
         return f"blocks.{self.layer}.{'hook_' if self.site in SITES else ''}{self.site}"
+
+
+def adds_up(config: Any, site: str) -> bool:
+    """Whether the residual stream of a layer is what it reads, plus what its attention and its MLP give."""
+    if config.model_type in OTHERWISE:
+        return False
+    if site == "resid_mid":
+        return not getattr(config, "apply_residual_connection_post_layernorm", False)
+    return float(getattr(config, "residual_multiplier", None) or 1.0) == 1.0
 
 
 def is_centred(name: str, processing: Mapping[str, Any]) -> bool:
