@@ -31,17 +31,15 @@ if TYPE_CHECKING:
     from sae_platform.neuronpedia import feature_url, fetch_feature, quick_list_url
     from sae_platform.runs import RunDirectory
     from sae_platform.sae import SAE, StepOutput, StepState
-    from sae_platform.saelens.hooked_transformer import HookedSAETransformer, SAETransformerBridge
-    from sae_platform.saelens.runner import (
+    from sae_platform.saelens.architectures import (
         GatedTrainingSAEConfig,
         JumpReLUTrainingSAEConfig,
-        LanguageModelSAERunnerConfig,
-        LanguageModelSAETrainingRunner,
-        LoggingConfig,
-        SAETrainingRunner,
         StandardTrainingSAEConfig,
         TopKTrainingSAEConfig,
     )
+    from sae_platform.saelens.config import LanguageModelSAERunnerConfig, LoggingConfig
+    from sae_platform.saelens.hooked_transformer import HookedSAETransformer, SAETransformerBridge
+    from sae_platform.saelens.runner import LanguageModelSAETrainingRunner, SAETrainingRunner
     from sae_platform.saelens.store import ActivationsStore
     from sae_platform.sparse import SparseFeatures
     from sae_platform.training import train
@@ -54,16 +52,16 @@ _HOME = {
     "Batch": "activations",
     "EvaluationConfig": "config",
     "ExporterConfig": "components",
-    "GatedTrainingSAEConfig": "saelens.runner",
+    "GatedTrainingSAEConfig": "saelens.architectures",
     "HookedSAETransformer": "saelens.hooked_transformer",
-    "JumpReLUTrainingSAEConfig": "saelens.runner",
-    "LanguageModelSAERunnerConfig": "saelens.runner",
+    "JumpReLUTrainingSAEConfig": "saelens.architectures",
+    "LanguageModelSAERunnerConfig": "saelens.config",
     "LanguageModelSAETrainingRunner": "saelens.runner",
     "LanguageModelSource": "activations",
     "LinearSAE": "linear",
     "Logger": "loggers",
     "LoggerConfig": "components",
-    "LoggingConfig": "saelens.runner",
+    "LoggingConfig": "saelens.config",
     "PlatformError": "errors",
     "RunConfig": "config",
     "RunDirectory": "runs",
@@ -73,11 +71,11 @@ _HOME = {
     "SAETrainingRunner": "saelens.runner",
     "SAETransformerBridge": "saelens.hooked_transformer",
     "SparseFeatures": "sparse",
-    "StandardTrainingSAEConfig": "saelens.runner",
+    "StandardTrainingSAEConfig": "saelens.architectures",
     "StepOutput": "sae",
     "StepState": "sae",
     "TokenPolicy": "components",
-    "TopKTrainingSAEConfig": "saelens.runner",
+    "TopKTrainingSAEConfig": "saelens.architectures",
     "attach": "hooked",
     "evaluate": "evaluation",
     "feature_url": "neuronpedia",

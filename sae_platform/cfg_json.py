@@ -31,16 +31,16 @@ def describe(cfg: SAEConfig) -> dict[str, Any]:
     """The content of cfg.json: the nested shape that SAELens 6 reads, the flat one of 3 to 5, and ours."""
     ours = cfg.model_dump(mode="json")
     metadata = cfg.metadata
-    policy, extra = metadata.token_policy, metadata.model_extra or {}
+    policy, extra = metadata.token_policy or DEFAULT, metadata.model_extra or {}
     shared = {
         "model_name": metadata.model_name,
         "hook_name": metadata.hook_name,
         "hook_head_index": None,
         "dataset_path": metadata.dataset_path,
         "context_size": metadata.context_size,
-        "prepend_bos": policy.prepend_bos if policy else True,
-        "exclude_special_tokens": policy.exclude_special_tokens if policy else False,
-        "sequence_separator_token": None if policy and policy.separator == "none" else (policy or DEFAULT).separator,
+        "prepend_bos": policy.prepend_bos,
+        "exclude_special_tokens": policy.exclude_special_tokens,
+        "sequence_separator_token": None if policy.separator == "none" else policy.separator,
         "seqpos_slice": extra.get("seqpos_slice") or [None],
         "neuronpedia_id": metadata.neuronpedia_id,
         "model_from_pretrained_kwargs": metadata.processing,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -59,14 +60,19 @@ def _check_processing(sae: SAE, source: ActivationSource) -> None:
         raise PlatformError("The SAE reads centred activations: set center_writing_weights = true in the source.")
 
 
+def preserves(source: ActivationSource) -> TypeGuard[LanguageModelSource]:
+    """Whether a source can say how well its model keeps working: it has one that predicts the next token."""
+    return isinstance(source, LanguageModelSource) and source.causal
+
+
 def preservation_while_training(
     sae: SAE, source: ActivationSource, x: Tensor, settings: EvaluationConfig
 ) -> dict[str, float]:
     """How well the model keeps working with an SAE that is being trained; `x` [rows, d_in] are activations.
 
-    Nothing for a source without a causal language model.
+    Nothing for a source that cannot say.
     """
-    if not isinstance(source, LanguageModelSource) or not source.causal:
+    if not preserves(source):
         return {}
     with _as_used(sae):
         mean = x.double().mean(0)
@@ -104,7 +110,7 @@ def evaluate_with_density(
     if not rows:
         raise PlatformError("The source has no held-out activations to evaluate on.")
     results = {**reconstruction.result(), **sparsity.result(), "tokens": float(rows)}
-    if isinstance(source, LanguageModelSource) and source.causal and settings.preservation_tokens:
+    if preserves(source) and settings.preservation_tokens:
         results |= preservation(sae, source, (mean / rows), settings.preservation_tokens)
     return {**results, **source.score(sae), "metrics_version": metrics.VERSION}, sparsity.density
 

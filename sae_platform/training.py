@@ -19,7 +19,7 @@ from sae_platform.components import SAEConfig
 from sae_platform.config import RunConfig, TrainingConfig, read_run
 from sae_platform.devices import usable_device
 from sae_platform.errors import Interrupted, PlatformError
-from sae_platform.evaluation import model_metrics, preservation_while_training
+from sae_platform.evaluation import model_metrics, preservation_while_training, preserves
 from sae_platform.finishing import finish
 from sae_platform.reporting import Display, Reports
 from sae_platform.runs import RunDirectory
@@ -58,6 +58,8 @@ def _train(run: RunConfig, runs: Path, name: str | None, display: Display | None
     run = run.model_copy(update={"sae": fitted(run.sae, source, settings)})
     loggers = [config.build() for config in run.loggers]
     notices: list[str] = []
+    if run.evaluation.every and not preserves(source):
+        notices.append("evaluation.every does nothing: the source has no causal language model.")
     with matmul_precision(settings.precision), closing(shuffled(source, settings, notices, device)) as batches:
         first = next(batches)
 

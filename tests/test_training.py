@@ -233,3 +233,16 @@ def test_a_run_does_not_overwrite_another(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match="There already is a run 'mine'"):
         train(a_run(), tmp_path, "mine")
     assert first.sae_path.stat().st_mtime_ns == before
+
+
+def test_a_measurement_that_the_source_cannot_give_is_said(tmp_path: Path) -> None:
+    run = train(
+        RunConfig(
+            source={"kind": "synthetic", "d_in": 8, "n_features": 16},
+            sae={"architecture": "topk", "d_sae": 32, "k": 3},
+            training={"tokens": 1_000, "batch_size": 500, "buffer": 1_000}, evaluation={"every": 1, "tokens": 500},
+        ),
+        tmp_path,
+    )  # fmt: skip
+    assert "ce_loss_score" not in run.metrics()
+    assert [event for event in run.events() if "evaluation.every does nothing" in event.text]

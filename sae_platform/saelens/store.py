@@ -17,7 +17,7 @@ from sae_platform.hooks import is_centred
 
 if TYPE_CHECKING:
     from sae_platform.sae import SAE
-    from sae_platform.saelens.runner import LanguageModelSAERunnerConfig
+    from sae_platform.saelens.config import LanguageModelSAERunnerConfig
 
 
 class ActivationsStore:
